@@ -1,0 +1,1 @@
+../../workbench/__init__.py

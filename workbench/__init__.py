@@ -1,0 +1,3 @@
+"""One workbench for mechanistic interpretability."""
+
+from workbench import _checkout as _checkout

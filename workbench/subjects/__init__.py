@@ -1,0 +1,1 @@
+"""Subject models: the networks under study, behind one protocol for language and vision."""

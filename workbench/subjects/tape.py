@@ -1,0 +1,95 @@
+"""The record of one forward pass: every hook point goes through `Tape`, which captures, edits and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from workbench.errors import UserError
+from workbench.subjects.protocol import At, Batch, Edit, Edits, HookPoint
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Raised inside a forward pass once the last hook point of interest has been reached."""
+
+
+class Tape:
+    """What one forward pass is to capture and edit.
+
+    Parameters
+    ----------
+    hook_points : mapping of str to HookPoint
+        Those of the subject.
+    batch : Batch
+        Handed to edits.
+    capture : collection of str
+        Names to record.
+    edits : mapping of str to functions
+        See `Subject.run`.
+    grad : bool
+        Keep captured values in the graph.
+    stop_after : str, optional
+        Raise `Stopped` after this hook point.
+    """
+
+    def __init__(
+        self,
+        hook_points: Mapping[str, HookPoint],
+        batch: Batch,
+        capture: Collection[str] = (),
+        edits: Mapping[str, Sequence[Edit]] | None = None,
+        grad: bool = False,
+        stop_after: str | None = None,
+    ) -> None:
+        self.hook_points = hook_points
+        self.batch = batch
+        self.capture = frozenset(capture)
+        self.edits = dict(edits or {})
+        self.grad = grad
+        self.stop_after = stop_after
+        self.captured: dict[str, Tensor] = {}
+
+    def wants(self, *names: str) -> bool:
+        """True if any of the names is captured, edited or the place to stop: only then is a costly value computed."""
+        return any(name in self.capture or name in self.edits or name == self.stop_after for name in names)
+
+    def __call__(self, name: str, value: Tensor) -> Tensor:
+        """Pass a hook point: apply its edits in order, record the result, stop if this was the last one."""
+        for edit in self.edits.get(name, ()):
+            value = edited(edit, value, At(self.hook_points[name], self.batch))
+        if name in self.capture:
+            self.captured[name] = value if self.grad else value.detach()
+        if name == self.stop_after:
+            raise Stopped
+        return value
+
+    def rewritten(self, name: str, before: Tensor) -> tuple[Tensor, bool]:
+        """Pass a hook point that is computed on the side.
+
+        Returns the value and whether the forward pass must now be computed from it. Where nothing was changed and nobody
+        differentiates, the faster fused computation gives the answer, and an edit that returns its input changes no bit.
+        """
+        after = self(name, before)
+        if self.grad:
+            return after, True
+        return after, after is not before and not torch.equal(after, before)
+
+
+def edited(edit: Edit, value: Tensor, at: At) -> Tensor:
+    """Apply one edit, refusing what cannot be a replacement."""
+    result = edit(value, at)
+    if result is None:
+        raise UserError(f"the edit at {at.hook_point.name} returned None: it must return the tensor to go on with")
+    if not isinstance(result, Tensor) or result.shape != value.shape:
+        got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise UserError(
+            f"the edit at {at.hook_point.name} returned {got}, where the activation is {tuple(value.shape)}"
+        )
+    return result
+
+
+def normalise_edits(edits: Edits | None) -> dict[str, list[Edit]]:
+    """Return edits as lists; a single function becomes a list of one."""
+    return {name: [fns] if callable(fns) else list(fns) for name, fns in (edits or {}).items()}
