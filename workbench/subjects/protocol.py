@@ -26,7 +26,8 @@ class HookPoint:
     name : str
         For example ``blocks.3.hook_resid_post``.
     axes : tuple of str
-        One word per axis: ``batch``, ``pos``, ``head``, ``query``, ``key``, ``d_model``, ``d_head``, ``d_mlp``, ``vocab``, ...
+        One word per axis: ``batch``, ``pos``, ``head``, ``query``, ``key``, ``d_model``, ``d_head``, ``d_mlp``,
+        ``vocab``, ...
     shape : tuple of (int or None)
         Size of each axis; None where the batch decides (batch, pos, query, key).
     """
@@ -173,8 +174,9 @@ class Subject(ABC):
         Parameters
         ----------
         examples : sequence
-            Text subjects: strings (tokenized as the tokenizer starts a text), or `TokenWindow`s or sequences of token ids
-            (taken as they are). Vision subjects: PIL images, paths, or float tensors [channel, height, width] already processed.
+            Text subjects: strings (tokenized as the tokenizer starts a text), or `TokenWindow`s or sequences of token
+            ids (taken as they are). Vision subjects: PIL images, paths, or float tensors [channel, height, width]
+            already processed.
         """
 
     def windows(self, text: str, n_context: int | None = None) -> list[TokenWindow]:
@@ -245,9 +247,8 @@ class Subject(ABC):
             found = {pattern} if pattern in self.hook_points else set(fnmatch.filter(self.hook_points, pattern))
             if not found:
                 near = nearest(pattern, self.hook_points)
-                raise UserError(
-                    f"{self.address} has no hook point {pattern!r}; nearest: {near} (all: workbench models {self.address})"
-                )
+                all_of_them = f"all: workbench models {self.address}"
+                raise UserError(f"{self.address} has no hook point {pattern!r}; nearest: {near} ({all_of_them})")
             wanted |= found
         if not wanted:
             raise UserError("no hook point given; for example --hook 'blocks.*.hook_resid_post'")
@@ -261,11 +262,12 @@ class Subject(ABC):
         Parameters
         ----------
         role : str
-            Per layer: ``W_Q`` [head, d_model, d_head], ``W_K``, ``W_V`` [kv_head, d_model, d_head], ``W_O`` [head, d_head, d_model],
-            ``b_Q`` [head, d_head], ``b_K``, ``b_V`` [kv_head, d_head], ``b_O`` [d_model], ``W_in`` [d_model, d_mlp], ``W_gate``,
-            ``b_in`` [d_mlp], ``W_out`` [d_mlp, d_model], ``b_out`` [d_model], ``ln1.w``, ``ln1.b``, ``ln2.w``, ``ln2.b`` [d_model],
-            ``ls1``, ``ls2`` [d_model] (layer scale). Of the whole model: ``W_E`` [vocab, d_model], ``W_pos`` [pos, d_model],
-            ``W_U`` [d_model, vocab], ``b_U`` [vocab], ``ln_final.w``, ``ln_final.b``, ``W_proj`` [d_model, embedding], ...
+            Per layer: ``W_Q`` [head, d_model, d_head], ``W_K``, ``W_V`` [kv_head, d_model, d_head],
+            ``W_O`` [head, d_head, d_model], ``b_Q`` [head, d_head], ``b_K``, ``b_V`` [kv_head, d_head],
+            ``b_O`` [d_model], ``W_in``, ``W_gate`` [d_model, d_mlp], ``b_in`` [d_mlp], ``W_out`` [d_mlp, d_model],
+            ``b_out``, ``ln1.w``, ``ln1.b``, ``ln2.w``, ``ln2.b`` [d_model], ``ls1``, ``ls2`` [d_model] (layer scale).
+            Of the whole model: ``W_E`` [vocab, d_model], ``W_pos`` [pos, d_model], ``W_U`` [d_model, vocab],
+            ``b_U`` [vocab], ``ln_final.w``, ``ln_final.b``, ``W_proj`` [d_model, embedding], ...
         layer : int, optional
             For the roles of one layer.
         expand : bool

@@ -11,7 +11,7 @@ from workbench.errors import UserError
 from workbench.subjects.protocol import At, Batch, Edit, Edits, HookPoint
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """Raised inside a forward pass once the last hook point of interest has been reached."""
 
 
@@ -68,8 +68,8 @@ class Tape:
     def rewritten(self, name: str, before: Tensor) -> tuple[Tensor, bool]:
         """Pass a hook point that is computed on the side.
 
-        Returns the value and whether the forward pass must now be computed from it. Where nothing was changed and nobody
-        differentiates, the faster fused computation gives the answer, and an edit that returns its input changes no bit.
+        Returns the value and whether the forward pass must now be computed from it. Where nothing was changed and
+        nobody differentiates, the fused computation gives the answer: an edit that returns its input changes no bit.
         """
         after = self(name, before)
         if self.grad:

@@ -1,8 +1,8 @@
 """One hooked transformer stack for the zoo, BERT-style encoders, CLIP, ViT and DINO.
 
 The stack holds a checkpoint's own weights, computes what its library computes, and passes every activation through a
-`Tape` under TransformerLens's names. What costs extra (scores, patterns, per-head results, split inputs) is computed only
-where the tape wants it.
+`Tape` under TransformerLens's names. What costs extra (scores, patterns, per-head results, split inputs) is computed
+only where the tape wants it.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Attention(nn.Module):
         return out if linear.bias is None else out + linear.bias.view(-1, self.arch.d_head)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, tape: Tape) -> Tensor:
-        """q [batch, pos, head, d_head], k, v [batch, pos, kv_head, d_head], mask bool, True where seen -> [batch, pos, d_model]."""
+        """q [batch, pos, head, d_head], k, v [batch, pos, kv_head, d_head], mask True where seen -> [batch, pos, d_model]."""
         at = self.prefix + "attn.hook_"
         repeats = self.arch.n_heads // self.arch.kv_heads
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -202,7 +202,7 @@ class Attention(nn.Module):
         return self.o(z.flatten(2))
 
     def pattern(self, q: Tensor, k: Tensor, mask: Tensor | None, tape: Tape) -> tuple[Tensor, bool]:
-        """Attention scores and pattern in the open; q, k [batch, head, pos, d_head]. Returns the pattern, and whether to use it."""
+        """Scores and pattern in the open, q, k [batch, head, pos, d_head]. Returns the pattern, whether to use it."""
         at = self.prefix + "attn.hook_"
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.arch.d_head)
         if self.arch.causal and mask is None:
@@ -304,7 +304,7 @@ class Block(nn.Module):
         return q, k, v
 
     def weight(self, role: str) -> Tensor | None:
-        """Return one of the block's weights by role (see `Subject.weights`), a view of the parameter; None if absent."""
+        """Return one of the block's weights by role (see `Subject.weights`), a view; None if absent."""
         arch, attn = self.arch, self.attn
         heads = {"Q": attn.q, "K": attn.k, "V": attn.v}
         match role:
@@ -363,7 +363,7 @@ class Stack(nn.Module):
         return x
 
     def visible(self, mask: Tensor) -> Tensor | None:
-        """Return [batch, 1, query, key], True where a query sees a key; None if that is all (or all before it, if causal)."""
+        """Return [batch, 1, query, key], True where a query sees a key; None if it sees all (or all before it)."""
         if self.arch.causal:
             return None  # padding is on the right, so no real position sees it
         return None if bool(mask.all()) else mask[:, None, None, :]
@@ -375,4 +375,4 @@ class Stack(nn.Module):
         half = self.arch.d_head // 2
         rate = self.arch.rotary_base ** (-torch.arange(half, device=device, dtype=torch.float64) / half)
         angle = torch.arange(n, device=device, dtype=torch.float64)[:, None] * rate
-        return angle.cos().float(), angle.sin().float()
+        return angle.cos(), angle.sin()

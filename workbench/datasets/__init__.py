@@ -1,0 +1,1 @@
+"""Datasets: documents (source files, prompts, images) and the labels that come with them."""
