@@ -1,1 +1,1 @@
-""""""
+"""Built-in plugins, each registered through the entry-point group that anyone uses."""

@@ -1,0 +1,111 @@
+"""Progress of long work: a bar with rate and time left on a terminal or in a notebook, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class RateColumn(ProgressColumn):
+    """How many units are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate with its unit."""
+        speed = task.finished_speed or task.speed
+        return Text(
+            ""
+            if not speed
+            else f"{speed:,.0f} {task.fields['unit']}/s"
+            if speed >= 10
+            else f"{speed:.2f} {task.fields['unit']}/s"
+        )
+
+
+class Ticker:
+    """Counts the units done; drawn by a rich bar or reported to a log."""
+
+    def __init__(self, total: int | None, unit: str, description: str, log: logging.Logger) -> None:
+        self.total, self.unit, self.description, self.log = total, unit, description, log
+        self.done = 0
+        self.note = ""
+        self.bar: Progress | None = None
+        self.started = self.last_line = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        """Count `n` more units as done."""
+        self.done += n
+        self.show()
+
+    def update(self, **values: float | str) -> None:
+        """Show a few current values beside the bar."""
+        self.note = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        self.show()
+
+    def show(self) -> None:
+        """Redraw the bar, or write a line if the last one is long ago."""
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=self.done, note=self.note)
+            return
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            self.log.info(self.line(now - self.started))
+
+    def line(self, seconds: float) -> str:
+        """Return progress as one line of text."""
+        rate = self.done / max(seconds, 1e-9)
+        text = f"{self.description}: {self.done:,} {self.unit}, {rate:,.1f}/s"
+        if self.total:
+            text += f", {100 * self.done / self.total:.0f} % done, {max(self.total - self.done, 0) / max(rate, 1e-9):.0f} s left"
+        return f"{text}  {self.note}".rstrip()
+
+
+@contextmanager
+def progress(
+    total: int | None, unit: str = "rows", description: str = "", log: logging.Logger | None = None, done: int = 0
+) -> Iterator[Ticker]:
+    """Show the progress of a loop.
+
+    Parameters
+    ----------
+    total : int or None
+        Units in all; None if unknown.
+    unit, description : str
+        What is counted, and what is being done.
+    log : logging.Logger, optional
+        Where lines go when there is no terminal.
+    done : int
+        Units done by an earlier, interrupted run.
+
+    Yields
+    ------
+    Ticker
+        With `advance(n)` and `update(loss=…)`.
+    """
+    ticker = Ticker(total, unit, description, log or logging.getLogger("workbench"))
+    ticker.done = done
+    console = Console(file=sys.stderr)
+    if not (console.is_terminal or console.is_jupyter):
+        yield ticker
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}" if total is not None else "{task.completed:,.0f}"),
+        RateColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        bar.add_task(description, total=total, completed=done, unit=unit, note="")
+        ticker.bar = bar
+        yield ticker
