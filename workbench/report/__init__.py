@@ -1,0 +1,6 @@
+"""The report of a run: one self-contained page made from the run folder alone."""
+
+from workbench.report.figures import new_figure as new_figure
+from workbench.report.latents import LatentContext as LatentContext
+from workbench.report.latents import LatentPage as LatentPage
+from workbench.report.latents import latents_section as latents_section
