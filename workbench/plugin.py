@@ -144,7 +144,7 @@ class Plugin(ABC):
 
     @abstractmethod
     def run(self, context: Context) -> Result:
-        """Do the work. Long work reports through ``context.progress`` and keeps what it must not lose in ``context.work``."""
+        """Do the work; long work shows ``context.progress`` and keeps what it must not lose in ``context.work``."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal or in a notebook, a line now and then elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal or in a notebook, else a line now and then."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Ticker:
         rate = self.done / max(seconds, 1e-9)
         text = f"{self.description}: {self.done:,} {self.unit}, {rate:,.1f}/s"
         if self.total:
-            text += f", {100 * self.done / self.total:.0f} % done, {max(self.total - self.done, 0) / max(rate, 1e-9):.0f} s left"
+            left = max(self.total - self.done, 0) / max(rate, 1e-9)
+            text += f", {100 * self.done / self.total:.0f} % done, {left:.0f} s left"
         return f"{text}  {self.note}".rstrip()
 
 

@@ -1,0 +1,368 @@
+"""Running a plugin: resolve what it needs, give it a context, keep its result in a run folder."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from workbench import configuration
+from workbench.cache import Store, open_store
+from workbench.context import Context, Inputs
+from workbench.errors import UserError
+from workbench.plugin import Plugin
+from workbench.registry import registry
+from workbench.results import Result
+from workbench.runs import RUNS, SCHEMA, Run, choose_folder, identity_of, load_run, run_folder, write_json
+
+if TYPE_CHECKING:
+    from workbench.datasets.protocol import Dataset
+    from workbench.dictionary import Dictionary
+    from workbench.subjects.protocol import Subject
+
+PACKAGES = (
+    "interp-workbench",
+    "torch",
+    "numpy",
+    "h5py",
+    "scikit-learn",
+    "transformers",
+    "transformer-lens",
+    "sae-lens",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run as it was asked for: the plugin, its configuration, and what it reads.
+
+    Attributes
+    ----------
+    plugin : type
+        The plugin's class.
+    config : object
+        Validated.
+    inputs : Inputs
+        As given; what is missing is filled in from the plugin's defaults.
+    device, dtype, device_map : str
+        How a subject is loaded.
+    seed : int
+        Of every random choice.
+    """
+
+    plugin: type[Plugin]
+    config: Any
+    inputs: Inputs
+    device: str = "auto"
+    dtype: str | None = None
+    device_map: str | None = None
+    seed: int = 0
+
+
+def run(
+    plugin: str | None = None,
+    *,
+    store: str | Path | Store | None = None,
+    model: str | Subject | None = None,
+    data: str | Dataset | None = None,
+    dictionary: str | Path | Dictionary | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: str | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Result:
+    """Run a plugin and keep the result in a run folder.
+
+    Parameters
+    ----------
+    plugin : str, optional
+        Its name; may come from the configuration file instead.
+    store, model, data, dictionary : optional
+        What it reads: an address, a folder, or an object. What it needs and is not given comes from its own defaults.
+    device, dtype, device_map : str, optional
+        How a subject is loaded (see `load_subject`).
+    seed : int, optional
+        Of every random choice; 0 if not given.
+    config : path, optional
+        A YAML file with ``plugin``, ``store``, ``model``, ``data``, ``dictionary``, ``seed``, ``device``, ``set``.
+    set : mapping, optional
+        The plugin's options by dotted key; they win over the file's.
+    out : path, optional
+        The run folder; by default a fresh one under ``runs/``. A finished folder of the same identity is read back.
+    **options
+        The plugin's options as keywords; they win over `set`.
+
+    Returns
+    -------
+    Result
+        ``result.folder`` is the run folder.
+
+    Raises
+    ------
+    UserError
+        For an unknown plugin or option, a value out of range, or something missing.
+    """
+    file = configuration.read_config_file(Path(config)) if config is not None else {}
+    name = plugin or file.get("plugin")
+    if name is None:
+        raise UserError("no plugin named: give a name, or a configuration file with the key plugin")
+    chosen = registry().plugin(name)
+    values = {**configuration.flatten(file.get("set") or {}), **configuration.flatten(set or {}), **options}
+    root = Path(out).parent if out is not None else RUNS
+    given_store = store if store is not None else file.get("store")
+    given_dictionary = dictionary if dictionary is not None else file.get("dictionary")
+    request = Request(
+        plugin=chosen,
+        config=configuration.build(chosen.Config, values),
+        inputs=Inputs(
+            store=given_store if isinstance(given_store, Store) or given_store is None else open_store(given_store),
+            model=model if model is not None else file.get("model"),
+            data=data if data is not None else file.get("data"),
+            dictionary=str(given_dictionary) if isinstance(given_dictionary, Path) else given_dictionary,
+        ),
+        device=device or file.get("device") or "auto",
+        dtype=dtype,
+        device_map=device_map,
+        seed=checked_seed(seed if seed is not None else file.get("seed", 0)),
+    )
+    request = replace(request, inputs=with_defaults(request, root))
+    return execute(request, Path(out) if out is not None else None).result
+
+
+def checked_seed(seed: Any) -> int:
+    """Refuse what is no seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"seed={seed}: must be a whole number between 0 and 2**63 - 1")
+    return seed
+
+
+def with_defaults(request: Request, root: Path) -> Inputs:
+    """Fill in what the plugin needs and was not given; what is made on the way is kept under `root`."""
+    plugin, inputs = request.plugin, request.inputs
+    if plugin.needs.store and inputs.store is None:
+        inputs = replace(inputs, store=default_store(request, root))
+    if plugin.needs.labels and inputs.store is not None and not inputs.store.labels:
+        raise UserError(
+            f"{plugin.name} needs labels, and {inputs.store.folder} has none: 'workbench store label' adds them"
+        )
+    if inputs.store is None:
+        model = inputs.model or (plugin.default_model if plugin.needs.subject else None)
+        data = inputs.data or (plugin.default_data if plugin.needs.data else None)
+        if plugin.needs.subject and model is None:
+            raise UserError(f"{plugin.name} needs a subject model: give --model, for example --model zoo:pycode")
+        if plugin.needs.data and data is None:
+            raise UserError(f"{plugin.name} needs data: give --data, for example --data python-stdlib")
+        inputs = replace(inputs, model=model, data=data)
+    if plugin.needs.dictionary and inputs.dictionary is None:
+        if plugin.default_dictionary is None:
+            raise UserError(f"{plugin.name} needs a dictionary: give --dictionary RUN")
+        made = run(
+            plugin.default_dictionary.plugin,
+            store=inputs.store,
+            model=inputs.model,
+            device=request.device,
+            seed=request.seed,
+            out=root / f"{plugin.default_dictionary.plugin}-for-{plugin.name}",
+            set=plugin.default_dictionary.options,
+        )
+        inputs = replace(inputs, dictionary=str(made.folder))
+    return inputs
+
+
+def default_store(request: Request, root: Path) -> Store:
+    """Capture what the plugin captures by default; a store captured before is used again."""
+    from workbench.capture import capture
+
+    default = request.plugin.default_capture
+    if default is None:
+        raise UserError(f"{request.plugin.name} needs a store: give --store ACTS (made by 'workbench capture')")
+    model, data = request.inputs.model or default.model, request.inputs.data or default.data
+    named = [str(getattr(thing, "address", thing)) for thing in (model, data)]
+    what = [*named, *default.hooks, default.rows, sorted(default.options.items()), request.dtype, request.seed]
+    words = "".join(letter if letter.isalnum() else "-" for letter in named[0].split("/")[-1]).strip("-")
+    return capture(
+        model,
+        data=data,
+        hooks=list(default.hooks),
+        rows=default.rows,
+        out=root / f"acts-{words}-{xxhash.xxh3_64_hexdigest(repr(what).encode())[:8]}",
+        seed=request.seed,
+        device=request.device,
+        model_dtype=request.dtype,
+        device_map=request.device_map,
+        **default.options,
+    )
+
+
+def execute(request: Request, out: Path | None) -> Run:
+    """Run a request whose inputs are complete, in a folder of its own; a finished run of the same identity is read back."""
+    context = Context(
+        config=request.config,
+        inputs=request.inputs,
+        device=request.device,
+        seed=request.seed,
+        work=Path(),
+        dtype=request.dtype,
+        device_map=request.device_map,
+    )
+    parts = identity_parts(request, context)
+    identity = identity_of(parts)
+    folder = out if out is not None else choose_folder(request.plugin.name, identity)
+    if (folder / "manifest.json").is_file() and load_run(folder).identity == identity:
+        context.log.info("%s is done already", folder)
+        return load_run(folder)
+    with run_folder(folder, identity) as part, logging_to(part / "log.txt", context.log):
+        context.work = part / "work"
+        started, clock = datetime.now(UTC), time.perf_counter()
+        context.log.info("%s: %s", request.plugin.name, request.plugin.help)
+        result = request.plugin().run(context)
+        if not isinstance(result, Result):
+            raise TypeError(f"{request.plugin.__name__}.run returned {type(result).__name__}, not a Result")
+        seconds = round(time.perf_counter() - clock, 3)
+        context.log.info("done in %.1f s", seconds)
+        result.save(part)
+        manifest = manifest_of(request, context, parts, identity, started, seconds)
+        write_json(part / "manifest.json", manifest)
+        from workbench.report import write_report
+
+        write_report(part)
+    return load_run(folder)
+
+
+@contextmanager
+def logging_to(path: Path, log: logging.Logger) -> Iterator[None]:
+    """Write what is logged inside the block to a file as well."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    if log.getEffectiveLevel() > logging.INFO:
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+
+
+def identity_parts(request: Request, context: Context) -> dict[str, Any]:
+    """Collect what decides the numbers, as canonical values: never a machine, a path or a time."""
+    plugin, inputs = request.plugin, request.inputs
+    parts: dict[str, Any] = {
+        "plugin": plugin.name,
+        "plugin_version": plugin.version,
+        "config": configuration.to_dict(request.config),
+        "seed": request.seed,
+    }
+    if inputs.store is not None:
+        parts["store"] = inputs.store.fingerprint()
+        parts["labels"] = labels_fingerprint(inputs.store)
+        parts["subject"] = inputs.store.manifest["model"]["fingerprint"]
+    if inputs.model is not None and (plugin.needs.subject or inputs.store is not None):
+        parts["subject"] = context.subject().fingerprint()
+    if inputs.data is not None:
+        parts["data"] = context.data().fingerprint()
+    if inputs.dictionary is not None:
+        parts["dictionary"] = context.dictionary().fingerprint()
+    return parts
+
+
+def labels_fingerprint(store: Store) -> str:
+    """Hash the label files of a store."""
+    digest = xxhash.xxh3_128()
+    for path in sorted((store.folder / "labels").glob("*.h5")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def manifest_of(
+    request: Request, context: Context, parts: Mapping[str, Any], identity: str, started: datetime, seconds: float
+) -> dict[str, Any]:
+    """Return what a run folder's ``manifest.json`` records."""
+    import torch
+
+    plugin, inputs = request.plugin, request.inputs
+    offer = registry().plugins.get(plugin.name)
+    store = inputs.store
+    subject = None
+    if inputs.model is not None:
+        subject = inputs.model if isinstance(inputs.model, str) else inputs.model.address
+    elif store is not None:
+        subject = store.manifest["model"]["address"]
+    data = inputs.data if isinstance(inputs.data, str) or inputs.data is None else inputs.data.address
+    options = {
+        field.key: {"help": field.option.help, "unit": field.option.unit, "range": field.range, "type": field.type_name}
+        for field in configuration.fields(plugin.Config)
+    }
+    return {
+        "schema": SCHEMA,
+        "plugin": plugin.name,
+        "plugin_version": plugin.version,
+        "package": asdict(offer.origin) if offer else None,
+        "help": plugin.help,
+        "config": parts["config"],
+        "options": options,
+        "seed": request.seed,
+        "identity": identity,
+        "store": None if store is None else {"path": str(store.folder), "fingerprint": parts["store"]},
+        "subject": None if subject is None else {"address": subject, "fingerprint": parts.get("subject")},
+        "data": None if data is None else {"address": data, "fingerprint": parts.get("data")},
+        "dictionary": None
+        if inputs.dictionary is None
+        else {
+            "address": str(getattr(inputs.dictionary, "address", inputs.dictionary)),
+            "fingerprint": parts["dictionary"],
+        },
+        "labels": parts.get("labels"),
+        "device": str(context.torch_device),
+        "threads": torch.get_num_threads(),
+        "kernels": dict(context.kernels),
+        "versions": {"python": sys.version.split()[0], **versions()},
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "command": command_of(request),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that compute."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command_of(request: Request) -> str:
+    """Write the command that makes this run again."""
+    words = ["workbench", "run", request.plugin.name]
+    inputs = request.inputs
+    if inputs.store is not None:
+        words += ["--store", str(inputs.store.folder)]
+    for name in ("model", "data", "dictionary"):
+        thing = getattr(inputs, name)
+        if thing is not None:
+            words += [f"--{name}", str(getattr(thing, "address", thing))]
+    words += ["--seed", str(request.seed)]
+    defaults = {field.key: configuration.plain(field.default) for field in configuration.fields(request.plugin.Config)}
+    for key, value in configuration.to_dict(request.config).items():
+        if value != defaults[key]:
+            words += ["--set", f"{key}={value}"]
+    return shlex.join(words)
