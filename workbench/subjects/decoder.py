@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workbench.subjects.architecture import Architecture
 from workbench.subjects.protocol import Batch, HookPoint
 from workbench.subjects.stacked import HookedNetwork
 from workbench.subjects.tape import Tape
-from workbench.subjects.transformer import Architecture, HookedLayerNorm, Stack
+from workbench.subjects.transformer import HookedLayerNorm, Stack
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import xxhash
@@ -19,8 +20,16 @@ class HookedNetwork(nn.Module):
     """A network that passes its activations through a tape.
 
     Subclasses hold `stack` and say what comes before and after it.
+
+    Attributes
+    ----------
+    arch : dataclass
+        All that fixes the computation beside the weights, the stack's architecture included.
+    stack : Stack
+        The blocks.
     """
 
+    arch: Any
     stack: Stack
 
     @abstractmethod
@@ -70,7 +79,7 @@ class StackedSubject(Subject):
 
     def fingerprint(self) -> str:
         """See `Subject.fingerprint`: names, dtypes, shapes and bytes of all parameters, and the architecture."""
-        digest = xxhash.xxh3_128(repr(self.network.stack.arch).encode())
+        digest = xxhash.xxh3_128(repr(self.network.arch).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -57,8 +57,13 @@ class Tape:
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
         """Pass a hook point: apply its edits in order, record the result, stop if this was the last one."""
-        for edit in self.edits.get(name, ()):
+        edits = self.edits.get(name, ())
+        if edits:
+            value = value.clone()  # an edit may write in place: neither weights nor earlier captures may feel it
+        for edit in edits:
             value = edited(edit, value, At(self.hook_points[name], self.batch))
+        if self.grad and value.is_floating_point() and not value.requires_grad:
+            value = value.detach().requires_grad_()  # parameters are frozen: the graph starts here
         if name in self.capture:
             self.captured[name] = value if self.grad else value.detach()
         if name == self.stop_after:
@@ -68,13 +73,12 @@ class Tape:
     def rewritten(self, name: str, before: Tensor) -> tuple[Tensor, bool]:
         """Pass a hook point that is computed on the side.
 
-        Returns the value and whether the forward pass must now be computed from it. Where nothing was changed and
-        nobody differentiates, the fused computation gives the answer: an edit that returns its input changes no bit.
+        Call it only for values that the tape `wants`: they are costly. Returns the value and whether the forward pass
+        must now be computed from it. Where nothing was changed and nobody differentiates, the fused computation gives
+        the answer: an edit that returns its input changes no bit.
         """
         after = self(name, before)
-        if self.grad:
-            return after, True
-        return after, after is not before and not torch.equal(after, before)
+        return after, self.grad or (after is not before and not torch.equal(after, before))
 
 
 def edited(edit: Edit, value: Tensor, at: At) -> Tensor:

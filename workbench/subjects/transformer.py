@@ -8,130 +8,17 @@ only where the tape wants it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench.subjects.protocol import HookPoint
+from workbench.subjects.architecture import ACTIVATIONS, Activation, Architecture
 from workbench.subjects.tape import Tape
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+__all__ = ["ACTIVATIONS", "BLOCK_ROLES", "Activation", "Architecture", "Block", "HookedLayerNorm", "Rotary", "Stack"]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The shape of a stack of transformer blocks.
-
-    Attributes
-    ----------
-    n_layers, d_model, n_heads, d_head, d_mlp : int
-        Sizes; `d_mlp` 0 leaves the MLP out (attention only).
-    n_key_value_heads : int
-        Fewer than `n_heads` for grouped-query attention.
-    norm : "pre" or "post"
-        Layer norm before each part (GPT-2, CLIP, ViT) or after each sum (BERT); "none" for constructed models.
-    norm_epsilon : float
-        Added to the variance.
-    activation : str
-        Of the MLP.
-    gated : bool
-        ``activation(x @ W_gate) * (x @ W_in)``, as in SwiGLU.
-    causal : bool
-        Position i sees positions up to i.
-    layer_scale : bool
-        Each part is multiplied by a learned vector before it enters the residual stream (DINOv2).
-    rotary_base : float, optional
-        Rotate queries and keys by position (pairs of the first and second half of a head's entries).
-    qkv_bias, key_bias, out_bias, mlp_bias : bool
-        Which linear maps carry a bias.
-    """
-
-    n_layers: int
-    d_model: int
-    n_heads: int
-    d_head: int
-    d_mlp: int
-    n_key_value_heads: int | None = None
-    norm: Literal["pre", "post", "none"] = "pre"
-    norm_epsilon: float = 1e-5
-    activation: Activation = "gelu"
-    gated: bool = False
-    causal: bool = False
-    layer_scale: bool = False
-    rotary_base: float | None = None
-    qkv_bias: bool = True
-    key_bias: bool = True
-    out_bias: bool = True
-    mlp_bias: bool = True
-
-    @property
-    def kv_heads(self) -> int:
-        """Number of key and value heads."""
-        return self.n_key_value_heads or self.n_heads
-
-    def block_hook_points(self, layer: int) -> list[HookPoint]:
-        """Hook points of one block, in the order in which a forward pass reaches them."""
-        d, h, kv, dh, m = self.d_model, self.n_heads, self.kv_heads, self.d_head, self.d_mlp
-        bp, stream = ("batch", "pos"), ("batch", "pos", "d_model")
-
-        def at(name: str, axes: tuple[str, ...], *sizes: int | None) -> HookPoint:
-            return HookPoint(f"blocks.{layer}.{name}", axes, sizes)
-
-        def resid(name: str) -> HookPoint:
-            return at(name, stream, None, None, d)
-
-        pre, post = self.norm == "pre", self.norm == "post"
-        points = [resid("hook_resid_pre")]
-        points += [
-            at(f"hook_{x}_input", (*bp, "head", "d_model"), None, None, n, d)
-            for x, n in zip("qkv", (h, kv, kv), strict=True)
-        ]
-        if pre:
-            points += [at("ln1.hook_scale", (*bp, "scale"), None, None, 1), resid("ln1.hook_normalized")]
-        points += [
-            at(f"attn.hook_{x}", (*bp, "head", "d_head"), None, None, n, dh)
-            for x, n in zip("qkv", (h, kv, kv), strict=True)
-        ]
-        if self.rotary_base:
-            points += [
-                at(f"attn.hook_rot_{x}", (*bp, "head", "d_head"), None, None, n, dh)
-                for x, n in zip("qk", (h, kv), strict=True)
-            ]
-        square = ("batch", "head", "query", "key")
-        points += [
-            at("attn.hook_attn_scores", square, None, h, None, None),
-            at("attn.hook_pattern", square, None, h, None, None),
-            at("attn.hook_z", (*bp, "head", "d_head"), None, None, h, dh),
-            at("attn.hook_result", (*bp, "head", "d_model"), None, None, h, d),
-            resid("hook_attn_out"),
-            resid("hook_resid_mid"),
-        ]
-        if post:
-            points += [at("ln1.hook_scale", (*bp, "scale"), None, None, 1), resid("hook_normalized_resid_mid")]
-        if m:
-            points += [resid("hook_mlp_in")]
-            if pre:
-                points += [at("ln2.hook_scale", (*bp, "scale"), None, None, 1), resid("ln2.hook_normalized")]
-            points += [at("mlp.hook_pre", (*bp, "d_mlp"), None, None, m)]
-            if self.gated:
-                points += [at("mlp.hook_pre_linear", (*bp, "d_mlp"), None, None, m)]
-            points += [at("mlp.hook_post", (*bp, "d_mlp"), None, None, m), resid("hook_mlp_out")]
-        points += [resid("hook_resid_post")]
-        if post:
-            points += [at("ln2.hook_scale", (*bp, "scale"), None, None, 1), resid("hook_normalized_resid_post")]
-        return points
+Rotary = tuple[Tensor, Tensor]  # cosine and sine, each [pos, d_head / 2]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -161,24 +48,32 @@ class Attention(nn.Module):
         super().__init__()
         self.arch, self.prefix = arch, prefix
         heads, kv, dh, d = arch.n_heads, arch.kv_heads, arch.d_head, arch.d_model
-        self.q = nn.Linear(d, heads * dh, bias=arch.qkv_bias)
-        self.k = nn.Linear(d, kv * dh, bias=arch.qkv_bias and arch.key_bias)
-        self.v = nn.Linear(d, kv * dh, bias=arch.qkv_bias)
+        self.q = nn.Linear(d, heads * dh, bias=arch.query_bias)
+        self.k = nn.Linear(d, kv * dh, bias=arch.key_bias)
+        self.v = nn.Linear(d, kv * dh, bias=arch.value_bias)
         self.o = nn.Linear(heads * dh, d, bias=arch.out_bias)
+
+    def linear(self, which: str) -> nn.Linear:
+        """Return the map to queries, keys or values: `which` is q, k or v."""
+        return {"q": self.q, "k": self.k, "v": self.v}[which]
 
     def project(self, which: str, x: Tensor) -> Tensor:
         """x [batch, pos, d_model] -> [batch, pos, head, d_head]."""
-        return getattr(self, which)(x).unflatten(-1, (-1, self.arch.d_head))
+        out: Tensor = self.linear(which)(x)
+        return out.view(*out.shape[:-1], -1, self.arch.d_head)
 
     def project_split(self, which: str, x: Tensor) -> Tensor:
         """x [batch, pos, head, d_model], each head reading its own copy -> [batch, pos, head, d_head]."""
-        linear: nn.Linear = getattr(self, which)
+        linear = self.linear(which)
         weight = linear.weight.view(-1, self.arch.d_head, self.arch.d_model)
         out = torch.einsum("bphd,hed->bphe", x, weight)
         return out if linear.bias is None else out + linear.bias.view(-1, self.arch.d_head)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, tape: Tape) -> Tensor:
-        """q [batch, pos, head, d_head], k, v [batch, pos, kv_head, d_head], mask True where seen -> [batch, pos, d_model]."""
+        """q [batch, pos, head, d_head], k, v [batch, pos, kv_head, d_head] -> [batch, pos, d_model].
+
+        `mask` broadcasts to [batch, head, query, key]: True where a query sees a key, or numbers added to the scores.
+        """
         at = self.prefix + "attn.hook_"
         repeats = self.arch.n_heads // self.arch.kv_heads
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -199,7 +94,8 @@ class Attention(nn.Module):
             if changed:
                 out = result.sum(2)
                 return out if self.o.bias is None else out + self.o.bias
-        return self.o(z.flatten(2))
+        mixed: Tensor = self.o(z.flatten(2))
+        return mixed
 
     def pattern(self, q: Tensor, k: Tensor, mask: Tensor | None, tape: Tape) -> tuple[Tensor, bool]:
         """Scores and pattern in the open, q, k [batch, head, pos, d_head]. Returns the pattern, whether to use it."""
@@ -208,7 +104,7 @@ class Attention(nn.Module):
         if self.arch.causal and mask is None:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         scores, changed = tape.rewritten(at + "attn_scores", scores)
         pattern, changed_too = tape.rewritten(at + "pattern", scores.softmax(-1))
         return pattern, changed or changed_too
@@ -233,7 +129,8 @@ class MLP(nn.Module):
             post = self.act(pre) * tape(at + "pre_linear", self.inner(x))
         else:
             post = self.act(tape(at + "pre", self.inner(x)))
-        return self.outer(tape(at + "post", post))
+        out: Tensor = self.outer(tape(at + "post", post))
+        return out
 
 
 class Block(nn.Module):
@@ -254,7 +151,7 @@ class Block(nn.Module):
             if arch.d_mlp:
                 self.ls2 = nn.Parameter(torch.ones(arch.d_model))
 
-    def forward(self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor] | None, tape: Tape) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None, tape: Tape) -> Tensor:
         """x [batch, pos, d_model] -> [batch, pos, d_model]."""
         at, arch = self.prefix, self.arch
         x = tape(at + "hook_resid_pre", x)
@@ -274,9 +171,7 @@ class Block(nn.Module):
             x = self.ln2.hooked(x, tape, at + "ln2.hook_scale", at + "hook_normalized_resid_post")
         return x
 
-    def queries_keys_values(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, tape: Tape
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(self, x: Tensor, rotary: Rotary | None, tape: Tape) -> tuple[Tensor, Tensor, Tensor]:
         """Project the residual stream x [batch, pos, d_model]; a split input gives each head its own copy of it."""
         at, arch = self.prefix, self.arch
         splits: dict[str, Tensor] = {}
@@ -354,22 +249,33 @@ class Stack(nn.Module):
         self.arch = arch
         self.blocks = nn.ModuleList(Block(arch, layer) for layer in range(arch.n_layers))
 
-    def forward(self, x: Tensor, mask: Tensor, tape: Tape) -> Tensor:
-        """x [batch, pos, d_model], mask [batch, pos] False at padding -> [batch, pos, d_model]."""
-        seen = self.visible(mask)
-        rotary = self.rotary(x.shape[1], x.device)
+    def forward(
+        self, x: Tensor, mask: Tensor, tape: Tape, rotary: Rotary | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """x [batch, pos, d_model], mask [batch, pos] False at padding -> [batch, pos, d_model].
+
+        `rotary` gives the angles where positions are not simply 0, 1, 2, ...; `bias` [head, query, key] is added to
+        the attention scores of every block.
+        """
+        seen = self.visible(mask, bias)
+        rotary = self.rotary(x.shape[1], x.device) if rotary is None else rotary
         for block in self.blocks:
             x = block(x, seen, rotary, tape)
         return x
 
-    def visible(self, mask: Tensor) -> Tensor | None:
-        """Return [batch, 1, query, key], True where a query sees a key; None if it sees all (or all before it)."""
-        if self.arch.causal:
-            return None  # padding is on the right, so no real position sees it
-        return None if bool(mask.all()) else mask[:, None, None, :]
+    def visible(self, mask: Tensor, bias: Tensor | None) -> Tensor | None:
+        """Return [batch, 1, 1, key], True where a key is seen; None if all are (or all up to the query's position).
 
-    def rotary(self, n: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        """Cosine and sine [pos, d_head / 2] of rotary positions."""
+        With a bias, return instead what is added to the scores.
+        """
+        causal = self.arch.causal  # padding is on the right, so no real position sees it
+        seen = None if causal or bool(mask.all()) else mask[:, None, None, :]
+        if bias is None or seen is None:
+            return seen if bias is None else bias[None]
+        return bias[None].masked_fill(~seen, -torch.inf)
+
+    def rotary(self, n: int, device: torch.device) -> Rotary | None:
+        """Cosine and sine of positions 0 to n - 1, in float64."""
         if not self.arch.rotary_base:
             return None
         half = self.arch.d_head // 2
