@@ -1,3 +1,42 @@
-"""One workbench for mechanistic interpretability."""
+"""One workbench for mechanistic interpretability: hook, cache, train, probe and intervene.
+
+``import workbench as wb`` is light; torch and the rest are imported when a name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 from workbench import _checkout as _checkout
+
+if TYPE_CHECKING:
+    from workbench.cache import open_store
+    from workbench.capture import capture
+    from workbench.datasets.loading import load_dataset
+    from workbench.dictionary import load_dictionary
+    from workbench.execution import run
+    from workbench.runs import load_run
+    from workbench.subjects.sources import load_subject
+
+__all__ = ["capture", "load_dataset", "load_dictionary", "load_run", "load_subject", "open_store", "run"]
+
+_HOME = {
+    "capture": "workbench.capture",
+    "load_dataset": "workbench.datasets.loading",
+    "load_dictionary": "workbench.dictionary",
+    "load_run": "workbench.runs",
+    "load_subject": "workbench.subjects.sources",
+    "open_store": "workbench.cache",
+    "run": "workbench.execution",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -209,7 +209,7 @@ def default_store(request: Request, root: Path) -> Store:
 
 
 def execute(request: Request, out: Path | None) -> Run:
-    """Run a request whose inputs are complete, in a folder of its own; a finished run of the same identity is read back."""
+    """Run a request whose inputs are complete, in a folder of its own; a finished run of it is read back."""
     context = Context(
         config=request.config,
         inputs=request.inputs,

@@ -127,8 +127,8 @@ def identity_in(part: Path) -> str | None:
 def run_folder(folder: Path, identity: str) -> Iterator[Path]:
     """Make a run folder: work in ``folder.part``, which becomes `folder` when the block ends well.
 
-    An unfinished folder of the same identity is continued; one left by a fault keeps its ``work`` if there is any, and is
-    removed otherwise. Two processes cannot make the same folder at once.
+    An unfinished folder of the same identity is continued; one left by a fault keeps its ``work`` if there is any, and
+    is removed otherwise. Two processes cannot make the same folder at once.
 
     Raises
     ------
