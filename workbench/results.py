@@ -261,13 +261,19 @@ class Result:
         Raises
         ------
         ValueError
-            For a bad or taken name.
+            For a bad or taken name, or axes and coordinates whose names are no strings or contain a slash.
         TypeError
-            For something other than a DataArray.
+            For something other than a DataArray, or entries that are no numbers, truth values or text.
         """
         _require_free(name, self.arrays, "array")
         if not hasattr(data, "dims") or not hasattr(data, "coords"):
             raise TypeError(f"array {name!r}: give an xarray.DataArray with named axes, not {type(data).__name__}")
+        for axis in [*data.dims, *data.coords]:
+            if not isinstance(axis, str) or not axis or "/" in axis:
+                raise ValueError(f"array {name!r}: axis {axis!r} must be named by a string without a slash")
+        for part, values in {"entries": data, **data.coords}.items():
+            if not _storable(values.values):
+                raise TypeError(f"array {name!r}: {part} of type {values.dtype} are no numbers, truth values or text")
         self.arrays[name] = Array(data, description, unit)
 
     def add_figure(self, name: str, figure: "matplotlib.figure.Figure", *, description: str) -> None:
@@ -396,6 +402,12 @@ def _require_free(name: str, taken: Mapping[str, object], what: str) -> None:
         )
     if any(name.lower() == other.lower() for other in taken):  # files of some systems do not tell case apart
         raise ValueError(f"{what} {name!r}: the result has one of this name already")
+
+
+def _storable(values: Any) -> bool:
+    return values.dtype.kind in "biufcU" or (
+        values.dtype.kind == "O" and all(isinstance(entry, str) for entry in values.flat)
+    )
 
 
 def _number(name: str, value: Any) -> int | float:
