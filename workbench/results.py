@@ -121,11 +121,17 @@ class Figure:
 
 
 class Weights(dict[str, "torch.Tensor"]):
-    """Named tensors of one model, with a description."""
+    """Named tensors of one model, with a description and what else one must know to use them (plain JSON values)."""
 
-    def __init__(self, tensors: "Mapping[str, torch.Tensor]", description: str = "") -> None:
+    def __init__(
+        self,
+        tensors: "Mapping[str, torch.Tensor]",
+        description: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(tensors)
         self.description = description
+        self.config = dict(config or {})
 
 
 @dataclass(frozen=True)
@@ -300,7 +306,14 @@ class Result:
             raise TypeError(f"figure {name!r}: give a matplotlib Figure, not {type(figure).__name__}")
         self.figures[name] = Figure(figure, description)
 
-    def add_weights(self, name: str, tensors: "Mapping[str, torch.Tensor]", *, description: str = "") -> None:
+    def add_weights(
+        self,
+        name: str,
+        tensors: "Mapping[str, torch.Tensor]",
+        *,
+        description: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Add the tensors of a trained model; saved as one safetensors file.
 
         Parameters
@@ -311,6 +324,8 @@ class Result:
             Any dtype and device; saved from the CPU, contiguous.
         description : str
             What the model is.
+        config : mapping, optional
+            What else one must know to use them, as plain JSON values; kept in ``result.json``.
 
         Raises
         ------
@@ -320,7 +335,7 @@ class Result:
         _require_free(name, self.weights, "weights")
         if not tensors:
             raise ValueError(f"weights {name!r}: no tensors given")
-        self.weights[name] = Weights(tensors, description)
+        self.weights[name] = Weights(tensors, description, config)
 
     def add_section(self, name: str, kind: str, data: Any, description: str = "") -> None:
         """Add a component of the report.

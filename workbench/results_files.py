@@ -93,7 +93,7 @@ def load_result(folder: Path) -> Result:
         result.arrays[name] = Array(data, about["description"], about["unit"])
     for name, about in index["weights"].items():
         tensors = _read(folder / "weights" / f"{name}.safetensors", _tensors_from_file)
-        result.weights[name] = Weights(tensors, about["description"])
+        result.weights[name] = Weights(tensors, about["description"], about["config"])
     return result
 
 
@@ -167,6 +167,7 @@ def _index(result: Result) -> dict[str, Any]:
         "weights": {
             name: {
                 "description": weights.description,
+                "config": weights.config,
                 "tensors": {
                     key: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
                     for key, tensor in weights.items()
