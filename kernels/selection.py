@@ -21,7 +21,7 @@ def ranked(scores: Tensor, k: int) -> Tensor:
     int64 Tensor [rows, k]
         By descending score; equal scores by ascending position.
     """
-    rows, n = scores.shape
+    n = scores.shape[1]
     if k == n:
         return scores.argsort(dim=1, descending=True, stable=True)
     if n >= 2 * GROUPS_OF * (k + 1):

@@ -1,8 +1,8 @@
 """TopK encoding and sparse decoding, with gradients that touch the k active latents of each row and no others.
 
-Four operators, registered with `torch.library` under `workbench::`; this module holds their definition in plain PyTorch,
-which runs on every device. They are closed under differentiation: the backward of each is made of the others, so
-that second derivatives exist too.
+Four operators, registered with `torch.library` under `workbench::`; this module holds their definition in plain
+PyTorch, which runs on every device. They are closed under differentiation: the backward of each is made of the others,
+so that second derivatives exist too.
 
 ==================  ==========================================================================
 `topk_encode`       x, W_enc, b_enc, k -> the k best latents of each row and their scores
@@ -113,6 +113,7 @@ def gathered_dot(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     Parameters
     ----------
     x : Tensor [rows, width]
+        Any number of rows, none included.
     indices : int64 Tensor [rows, k]
         0 <= index < latents.
     W : Tensor [latents, width]
@@ -135,11 +136,12 @@ def gathered_dot(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
 
 
 def scatter_outer(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Tensor:
-    """Sum values[r, i] x[r] into row indices[r, i] of the result: codes transposed, times x, with the codes kept sparse.
+    """Sum values[r, i] x[r] into row indices[r, i] of the result: the codes, transposed and kept sparse, times x.
 
     Parameters
     ----------
     values : Tensor [rows, k]
+        Weight of each row on its latents; a latent named twice in a row counts twice.
     indices : int64 Tensor [rows, k]
         0 <= index < n_latents.
     x : Tensor [rows, width]
@@ -214,7 +216,9 @@ def _gathered_dot(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     # What embedding_bag itself calls for the gradient of its weights: ten times as fast as gathering rows of W.
     starts = torch.arange(0, rows * k, k, device=x.device)
     owner = torch.arange(rows, device=x.device).repeat_interleave(k)
-    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(x.contiguous(), W, indices.flatten(), starts, owner, 0)
+    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        x.contiguous(), W, indices.flatten(), starts, owner, 0
+    )
     dots: Tensor = flat.view(rows, k)
     return dots
 

@@ -164,8 +164,7 @@ def test_gradients_equal_dense_autograd(latents, k, bias):
 
 def test_first_and_second_derivatives_numerically():
     x, W, b, v = (
-        gaussian(*s, seed=i, dtype=torch.float64).requires_grad_()
-        for i, s in enumerate([(3, 4), (6, 4), (6,), (3, 2)])
+        gaussian(*s, seed=i, dtype=torch.float64).requires_grad_() for i, s in enumerate([(3, 4), (6, 4), (6,), (3, 2)])
     )
     indices = torch.tensor([[0, 5], [2, 2], [4, 1]])
     for function, inputs in [
@@ -277,7 +276,9 @@ def test_a_compiled_step_gives_the_same_gradients():
     compiled = torch.compile(sparse_step, backend="aot_eager", fullgraph=True)
     grads = []
     for step, rows in itertools.product((sparse_step, compiled), (12, 7)):
-        leaves = [t[:rows].clone().requires_grad_() if i == 0 else t.clone().requires_grad_() for i, t in enumerate(inputs)]
+        leaves = [
+            t[:rows].clone().requires_grad_() if i == 0 else t.clone().requires_grad_() for i, t in enumerate(inputs)
+        ]
         step(*leaves, 4).pow(2).sum().backward()
         grads.append([leaf.grad for leaf in leaves])
     for want, got in [(grads[0], grads[2]), (grads[1], grads[3])]:
