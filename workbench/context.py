@@ -165,7 +165,7 @@ class Context:
 
 def seed_of(seed: int, name: str) -> int:
     """Mix a seed and a name into 64 bits."""
-    return xxhash.xxh3_64_intdigest(f"{seed}:{name}")
+    return xxhash.xxh3_64_intdigest(f"{seed}:{name}".encode())
 
 
 def require_same_model(subject: Subject, store: Store) -> None:

@@ -16,28 +16,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done; 1 done but damage was found, jobs failed, or a fault of ours (with traceback); 2 wrong input;
     130 interrupted, resumable.
     """
-    import click
     import typer
 
     from workbench.cli.app import app
 
     command = typer.main.get_command(app)
     try:
-        code = command.main(
-            args=None if arguments is None else list(arguments), prog_name="workbench", standalone_mode=False
-        )
-    except click.exceptions.Exit as leave:
+        words = None if arguments is None else list(arguments)
+        code = command.main(args=words, prog_name="workbench", standalone_mode=False)
+    except typer.Exit as leave:
         return leave.exit_code
-    except click.ClickException as error:
-        error.show()
-        return WRONG_INPUT
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; the same command continues", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except Exception as error:
-        if not is_wrong_input(error):
+        show = getattr(error, "show", None)
+        if show is not None:  # a complaint of click's, which newer typers carry inside
+            show()
+        elif is_wrong_input(error):
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        else:
             raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return WRONG_INPUT
     return code if isinstance(code, int) else DONE
 

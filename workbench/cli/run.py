@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -20,19 +19,20 @@ if TYPE_CHECKING:
 
 
 class PluginGroup(TyperGroup):
-    """Looks plugins up in the registry instead of a list written here."""
+    """Looks plugins up in the registry instead of a list written here.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    Contexts and commands are typed loosely: newer typers carry a click of their own.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
         """Return the installed plugins' names."""
         return sorted(registry().plugins)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Make the command of one plugin; an unknown name is explained."""
         return command_for(registry().plugin(cmd_name))
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Take the first word as the plugin; without one, the configuration file may name it."""
         return args[0], self.get_command(ctx, args[0]), args[1:]
 
@@ -63,7 +63,7 @@ def from_file(
     run_plugin(None, config=config)
 
 
-def command_for(plugin: type[Plugin]) -> click.Command:
+def command_for(plugin: type[Plugin]) -> Any:
     """Make the command line of one plugin."""
 
     def run(

@@ -1,0 +1,45 @@
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+READY := $(VENV)/.ready
+
+# pip separates find-links by blanks, uv by commas, and uv does not read pip's settings
+empty :=
+comma := ,
+UV_FIND_LINKS ?= $(subst $(empty) $(empty),$(comma),$(strip $(PIP_FIND_LINKS)))
+ifneq ($(UV_FIND_LINKS),)
+export UV_FIND_LINKS
+endif
+
+.PHONY: demo test slow crash check constraints
+
+demo: $(READY)  ## set up, then the main job: capture, train, probe, report
+	$(PYTHON) -m workbench demo
+
+test: $(READY)  ## set up, then the tests that end in three minutes
+	$(VENV)/bin/pytest
+
+slow: $(READY)  ## tests that take minutes
+	$(VENV)/bin/pytest -m "slow and not gpu and not network"
+
+crash: $(READY)  ## fault injection
+	$(VENV)/bin/pytest -m crash
+
+check: $(READY)  ## types, lint, spelling
+	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+
+constraints: | $(UV)  ## write constraints.txt anew from pyproject.toml and constraints.in
+	env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	    --no-header --group dev --group docs --constraint constraints.in --output-file constraints.txt pyproject.toml
+
+$(UV):
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet uv
+
+$(READY): pyproject.toml setup.py constraints.txt | $(UV)
+	$(UV) pip install --quiet --python $(PYTHON) --constraint constraints.txt --group dev --editable .
+	touch $@
