@@ -22,4 +22,4 @@ class RoomFinder(MetaPathFinder):
 
 
 if not (HERE / "cache").is_dir():
-    sys.meta_path.append(RoomFinder())
+    sys.meta_path.insert(0, RoomFinder())  # before the finder of an editable install, which may be of another checkout
