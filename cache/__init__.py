@@ -1,1 +1,36 @@
-""""""
+"""The activation store: HDF5 shards that are there whole or not at all, with checksums, origins and labels.
+
+Writing: `StoreWriter`, told what is to come by `Examples` (made by `ExamplesBuilder`). Reading: `open_store`.
+Importing this does not import torch; the readers that give tensors do, when they are used.
+"""
+
+from workbench.cache.errors import Damage, DamageError, StoreError
+from workbench.cache.examples import Examples, ExamplesBuilder
+from workbench.cache.labels import LabelInfo
+from workbench.cache.loader import Sequential, Shuffled
+from workbench.cache.narrow import narrow, widen
+from workbench.cache.reader import RowContext, Store, open_store
+from workbench.cache.schema import SCHEMA, ActivationSpec
+from workbench.cache.tensors import to_array, to_tensor
+from workbench.cache.writer import StoreWriter
+
+__all__ = [
+    "SCHEMA",
+    "ActivationSpec",
+    "Damage",
+    "DamageError",
+    "Examples",
+    "ExamplesBuilder",
+    "LabelInfo",
+    "RowContext",
+    "Sequential",
+    "Shuffled",
+    "Store",
+    "StoreError",
+    "StoreWriter",
+    "narrow",
+    "open_store",
+    "to_array",
+    "to_tensor",
+    "widen",
+]

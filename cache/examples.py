@@ -1,0 +1,338 @@
+"""The plan of a store, known before the first forward pass: every sequence or image, and which positions are rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import ArrayLike, NDArray
+
+from workbench.cache.errors import Damage, DamageError, StoreError
+from workbench.cache.files import raw, replace_file
+from workbench.cache.schema import FORMAT, SCHEMA, Modality, origin_dtype
+
+FILE = "examples.h5"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Documents, their sequences (or images), the positions of each, and which positions are rows.
+
+    Rows are numbered by sequence, then by position. Made by `ExamplesBuilder`.
+
+    Attributes
+    ----------
+    modality : "text" or "vision"
+        What a sequence is: a window of tokens, or an image of patches.
+    documents : tuple of str
+        Names, unique.
+    document_fields : tuple of dict
+        Plain values of each document (``held_out``, operands, an answer).
+    sequence_document : int32 [sequences]
+        Which document each belongs to.
+    sequence_window : int32 [sequences]
+        Number of the window in its document, from 0.
+    bounds : int64 [sequences + 1]
+        Sequence s has the positions ``bounds[s]`` to ``bounds[s + 1]`` (excluded) of the arrays below.
+    ids : int32 [positions]
+        Token ids; for images patch numbers, -1 for the class token, -2 and below for registers.
+    special : bool [positions]
+        Tokens that the tokenizer adds by itself; class token and registers.
+    offsets : int32 [positions, 2]
+        Start and end character in the document's text; -1, -1 where there is none.
+    selected : bool [positions]
+        Which positions are rows.
+    paths : tuple of str
+        Of images, one per sequence; empty for text.
+    sizes : int32 [sequences, 2]
+        Width and height of each image in pixels; 0, 0 for text.
+    """
+
+    modality: Modality
+    documents: tuple[str, ...]
+    document_fields: tuple[dict[str, Any], ...]
+    sequence_document: NDArray[np.int32]
+    sequence_window: NDArray[np.int32]
+    bounds: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    special: NDArray[np.bool_]
+    offsets: NDArray[np.int32]
+    selected: NDArray[np.bool_]
+    paths: tuple[str, ...]
+    sizes: NDArray[np.int32]
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of sequences or images."""
+        return len(self.sequence_document)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows that the finished store will have."""
+        return len(self._row_positions)
+
+    @cached_property
+    def _row_positions(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.selected)
+
+    @cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """int64 [sequences + 1]: sequence s has the rows ``first_rows[s]`` to ``first_rows[s + 1]`` (excluded)."""
+        return np.searchsorted(self._row_positions, self.bounds)
+
+    def rows_of(self, sequence: int) -> slice:
+        """Return the rows of a sequence."""
+        return slice(int(self.first_rows[sequence]), int(self.first_rows[sequence + 1]))
+
+    def positions_of(self, sequence: int) -> NDArray[np.int64]:
+        """Return the positions of a sequence that are rows, int64 ascending."""
+        return np.flatnonzero(self.selected[self.bounds[sequence] : self.bounds[sequence + 1]])
+
+    def sequence_of(self, row: int) -> int:
+        """Return the sequence that holds a row, 0 <= row < n_rows."""
+        return int(np.searchsorted(self.bounds, self._row_positions[row], side="right")) - 1
+
+    def origins(self, first: int, end: int) -> NDArray[Any]:
+        """Return the origins of rows `first` to `end` (excluded), a record array as ``/rows`` holds it."""
+        at = self._row_positions[first:end]
+        sequence = np.searchsorted(self.bounds, at, side="right") - 1
+        rows = np.empty(len(at), origin_dtype(self.modality))
+        rows["document"] = self.sequence_document[sequence]
+        rows["sequence"] = sequence
+        rows["position"] = at - self.bounds[sequence]
+        rows["token" if self.modality == "text" else "patch"] = self.ids[at]
+        rows["special"] = self.special[at]
+        return rows
+
+    def digest(self) -> str:
+        """Return a hash of everything above, 32 hexadecimal digits."""
+        digest = xxhash.xxh3_128()
+        texts = [self.modality, self.documents, self.document_fields, self.paths]
+        digest.update(json.dumps(texts, sort_keys=True).encode())
+        for name, array in self._arrays().items():
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(raw(np.ascontiguousarray(array)))
+        return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "sequences/document": self.sequence_document,
+            "sequences/window": self.sequence_window,
+            "sequences/bounds": self.bounds,
+            "sequences/size": self.sizes,
+            "positions/id": self.ids,
+            "positions/special": self.special,
+            "positions/offsets": self.offsets,
+            "positions/selected": self.selected,
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write ``examples.h5`` into a store, atomically."""
+
+        def write(path: Path) -> None:
+            with h5py.File(path, "w", libver=("v110", "v110")) as file:
+                file.attrs.update(format=f"{FORMAT}: examples", schema=SCHEMA, modality=self.modality)
+                fields = [json.dumps(entry, sort_keys=True) for entry in self.document_fields]
+                texts = {"documents/name": self.documents, "documents/fields": fields, "sequences/path": self.paths}
+                for name, values in texts.items():
+                    file.create_dataset(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
+                for name, array in self._arrays().items():
+                    file.create_dataset(name, data=array)
+                # derived, for whoever reads this file without us
+                file.create_dataset("sequences/first_row", data=self.first_rows[:-1])
+                file.create_dataset("sequences/n_rows", data=np.diff(self.first_rows))
+
+        replace_file(folder / FILE, write)
+
+    @classmethod
+    def read(cls, folder: Path, digest: str) -> Examples:
+        """Read ``examples.h5`` of a store and hold it against the digest in the manifest.
+
+        Raises
+        ------
+        DamageError
+            If the file is missing, cannot be read, or holds something else.
+        """
+        try:
+            with h5py.File(folder / FILE, "r") as file:
+                names = ["document", "window", "bounds", "size"]
+                document, window, bounds, sizes = (file[f"sequences/{name}"][()] for name in names)
+                names = ["id", "special", "offsets", "selected"]
+                ids, special, offsets, selected = (file[f"positions/{name}"][()] for name in names)
+                documents, fields, paths = (
+                    tuple(file[name].asstr()[()]) for name in ("documents/name", "documents/fields", "sequences/path")
+                )
+                examples = cls(
+                    modality=file.attrs["modality"],
+                    documents=documents,
+                    document_fields=tuple(json.loads(entry) for entry in fields),
+                    sequence_document=document,
+                    sequence_window=window,
+                    bounds=bounds,
+                    ids=ids,
+                    special=special,
+                    offsets=offsets,
+                    selected=selected,
+                    paths=paths,
+                    sizes=sizes,
+                )
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise DamageError(folder, Damage(FILE, f"cannot be read ({error})")) from error
+        if examples.digest() != digest:
+            raise DamageError(folder, Damage(FILE, "its contents differ from the digest in the manifest"))
+        return examples
+
+
+class ExamplesBuilder:
+    """Collects documents and their sequences or images, in the order in which they are captured.
+
+    Parameters
+    ----------
+    modality : "text" or "vision"
+        Whether `sequence` or `image` is used.
+    """
+
+    def __init__(self, modality: Modality = "text") -> None:
+        self.modality = modality
+        self._documents: dict[str, dict[str, Any]] = {}
+        self._sequences: list[tuple[int, int, str, tuple[int, int]]] = []
+        self._lengths: list[int] = [0]
+        self._ids: list[NDArray[np.int32]] = []
+        self._special: list[NDArray[np.bool_]] = []
+        self._offsets: list[NDArray[np.int32]] = []
+        self._selected: list[NDArray[np.bool_]] = []
+
+    @property
+    def n_rows(self) -> int:
+        """Rows selected so far."""
+        return int(sum(np.count_nonzero(selected) for selected in self._selected))
+
+    def document(self, name: str, fields: Mapping[str, Any] | None = None) -> int:
+        """Add a document with its plain fields and return its index."""
+        if name in self._documents:
+            raise StoreError(f"document {name!r} was added twice: names must be unique")
+        self._documents[name] = dict(fields or {})
+        return len(self._documents) - 1
+
+    def sequence(
+        self,
+        document: int,
+        tokens: ArrayLike,
+        *,
+        special: ArrayLike | None = None,
+        offsets: ArrayLike | None = None,
+        rows: ArrayLike | None = None,
+        window: int = 0,
+    ) -> int:
+        """Add a window of a document and return its index.
+
+        Parameters
+        ----------
+        document : int
+            From `document`.
+        tokens : integers [pos]
+            Token ids, special tokens included, no padding.
+        special : bool [pos], optional
+            True at special tokens; by default none is.
+        offsets : integers [pos, 2], optional
+            Start and end character of each token in the document's text.
+        rows : bool [pos], optional
+            Which positions are rows; by default all.
+        window : int
+            Number of the window in its document.
+        """
+        self._expect("text", "sequence")
+        return self._add(document, tokens, special, offsets, rows, window, "", (0, 0))
+
+    def image(
+        self,
+        document: int,
+        path: str,
+        size: Sequence[int],
+        patches: ArrayLike,
+        *,
+        special: ArrayLike | None = None,
+        rows: ArrayLike | None = None,
+    ) -> int:
+        """Add an image and return its index.
+
+        Parameters
+        ----------
+        document : int
+            From `document`.
+        path : str
+            Of the image file.
+        size : (int, int)
+            Width and height in pixels.
+        patches : integers [pos]
+            Patch number in reading order; -1 for the class token, -2 and below for registers.
+        special : bool [pos], optional
+            By default True where `patches` is negative.
+        rows : bool [pos], optional
+            Which positions are rows; by default all.
+        """
+        self._expect("vision", "image")
+        ids = np.asarray(patches)
+        special = ids < 0 if special is None else special
+        return self._add(document, ids, special, None, rows, 0, str(path), (int(size[0]), int(size[1])))
+
+    def build(self) -> Examples:
+        """Return the plan."""
+        empty = np.empty(0)
+        documents, windows, paths, sizes = zip(*self._sequences, strict=True) if self._sequences else ((), (), (), ())
+        return Examples(
+            modality=self.modality,
+            documents=tuple(self._documents),
+            document_fields=tuple(self._documents.values()),
+            sequence_document=np.array(documents, np.int32),
+            sequence_window=np.array(windows, np.int32),
+            bounds=np.cumsum(self._lengths, dtype=np.int64),
+            ids=np.concatenate([empty, *self._ids]).astype(np.int32),
+            special=np.concatenate([empty, *self._special]).astype(np.bool_),
+            offsets=np.concatenate([empty.reshape(0, 2), *self._offsets]).astype(np.int32),
+            selected=np.concatenate([empty, *self._selected]).astype(np.bool_),
+            paths=tuple(paths) if self.modality == "vision" else (),
+            sizes=np.array(sizes, np.int32).reshape(len(sizes), 2),
+        )
+
+    def _expect(self, modality: Modality, method: str) -> None:
+        if self.modality != modality:
+            raise StoreError(f"`{method}` is for {modality}; this plan is of {self.modality}")
+
+    def _add(
+        self,
+        document: int,
+        ids: ArrayLike,
+        special: ArrayLike | None,
+        offsets: ArrayLike | None,
+        rows: ArrayLike | None,
+        window: int,
+        path: str,
+        size: tuple[int, int],
+    ) -> int:
+        if not 0 <= document < len(self._documents):
+            raise StoreError(f"document={document}: there are {len(self._documents)} documents, counted from 0")
+        tokens = np.asarray(ids, np.int32)
+        length = tokens.shape[0]
+        columns = {
+            "ids": (tokens, (length,)),
+            "special": (np.asarray(np.zeros(length) if special is None else special, np.bool_), (length,)),
+            "offsets": (np.asarray(np.full((length, 2), -1) if offsets is None else offsets, np.int32), (length, 2)),
+            "rows": (np.asarray(np.ones(length) if rows is None else rows, np.bool_), (length,)),
+        }
+        for name, (array, shape) in columns.items():
+            if array.shape != shape:
+                raise StoreError(f"sequence {len(self._sequences)}: {name} has shape {array.shape}, expected {shape}")
+        lists: list[list[NDArray[Any]]] = [self._ids, self._special, self._offsets, self._selected]
+        for collected, (array, _) in zip(lists, columns.values(), strict=True):
+            collected.append(array)
+        self._sequences.append((document, window, path, size))
+        self._lengths.append(length)
+        return len(self._sequences) - 1

@@ -1,0 +1,214 @@
+"""Labels: values of rows, sequences or documents, beside the shards, so that they can be replaced without them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import ArrayLike, NDArray
+
+from workbench.cache.errors import Damage, DamageError, StoreError
+from workbench.cache.files import WriterLock, raw, replace_file
+from workbench.cache.schema import FORMAT, SCHEMA
+
+FOLDER = "labels"
+LOCK_TIMEOUT_S = 30.0
+Level = Literal["row", "sequence", "document"]
+Kind = Literal["binary", "categories", "ordered", "number", "cyclic"]
+STORED_AS: dict[str, str] = {"binary": "|u1", "categories": "<i4", "ordered": "<i8", "number": "<f8", "cyclic": "<f8"}
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """What a label means.
+
+    Attributes
+    ----------
+    name : str
+        Unique in a store.
+    group : str
+        Labels of one group are one file, and are replaced together.
+    level : "row", "sequence" or "document"
+        What carries a value.
+    kind : str
+        ``binary`` (0, 1), ``categories`` (index into `categories`), ``ordered`` (whole number, order matters),
+        ``number``, ``cyclic`` (number modulo `period`).
+    categories : tuple of str
+        Names of the values of a ``categories`` label, at least one.
+    period : float, optional
+        Of a ``cyclic`` label, > 0.
+    unit, description : str
+        For people.
+    """
+
+    name: str
+    group: str
+    level: Level
+    kind: Kind
+    categories: tuple[str, ...] = ()
+    period: float | None = None
+    unit: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or "\0" in self.name or self.name == ".":
+            raise StoreError(f"label name {self.name!r}: must not be empty or '.', nor contain '/'")
+        if not re.fullmatch(r"\w[\w.-]*", self.group):
+            raise StoreError(f"label group {self.group!r}: letters, digits, '_', '-' and '.' only")
+        if self.level not in get_args(Level):
+            raise StoreError(f"label {self.name!r}: level {self.level!r} must be one of {', '.join(get_args(Level))}")
+        if self.kind not in get_args(Kind):
+            raise StoreError(f"label {self.name!r}: kind {self.kind!r} must be one of {', '.join(get_args(Kind))}")
+        if self.kind == "categories" and not self.categories:
+            raise StoreError(f"label {self.name!r}: kind 'categories' needs the names of its categories")
+        if (self.kind == "cyclic") != (self.period is not None and self.period > 0):
+            raise StoreError(f"label {self.name!r}: a period > 0 belongs to kind 'cyclic', and only to that")
+
+
+@dataclass(frozen=True)
+class StoredLabel:
+    """A label as it lies in a group's file: what it means, and the hash of its values and mask."""
+
+    info: LabelInfo
+    digest: str
+
+
+def write_group(
+    folder: Path,
+    group: str,
+    labels: Mapping[str, tuple[LabelInfo, ArrayLike, ArrayLike | None]],
+    lengths: Mapping[str, int],
+) -> None:
+    """Replace ``labels/GROUP.h5``, atomically; an empty mapping removes the group.
+
+    Parameters
+    ----------
+    folder : Path
+        The store.
+    group : str
+        Every label's own group.
+    labels : mapping of name to (LabelInfo, values [n], defined bool [n] or None)
+        None: defined everywhere. What stands in `values` where a label is not defined has no meaning.
+    lengths : mapping of str to int
+        How many values each level has.
+
+    Raises
+    ------
+    StoreError
+        For a wrong length, a value that the kind does not allow, a name taken by another group.
+    """
+    checked = {name: _checked(name, group, entry, lengths) for name, entry in labels.items()}
+    path = _path(folder, group)
+    path.parent.mkdir(exist_ok=True)
+    lock = WriterLock(path.parent / ".lock", LOCK_TIMEOUT_S)
+    try:
+        taken = {name: found.info.group for name, found in read_infos(folder).items() if found.info.group != group}
+        for name in checked.keys() & taken.keys():
+            raise StoreError(f"label {name!r} is in group {taken[name]!r} already: choose another name")
+        if checked:
+            replace_file(path, lambda part: _write(part, group, checked))
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def read_infos(folder: Path) -> dict[str, StoredLabel]:
+    """Return what the labels of a store mean, by name, without their values; groups in order of their names."""
+    return {name: label for path in group_files(folder) for name, label in read_group(folder, path).items()}
+
+
+def read_group(folder: Path, path: Path) -> dict[str, StoredLabel]:
+    """Return what the labels of one group's file mean, by name, in the order in which they were given."""
+    found: dict[str, StoredLabel] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            schema = int(file.attrs["schema"])
+            if schema > SCHEMA:
+                raise StoreError(f"{path} was written in schema {schema}; this version reads up to {SCHEMA}")
+            for name in json.loads(file.attrs["order"]):
+                fields = json.loads(file[name].attrs["info"])
+                info = LabelInfo(**{**fields, "categories": tuple(fields["categories"])})
+                found[name] = StoredLabel(info, file[name].attrs["xxh3_128"])
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise DamageError(folder, Damage(f"{FOLDER}/{path.name}", f"cannot be read ({error})")) from error
+    return found
+
+
+def read_values(folder: Path, stored: StoredLabel) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return a label's values [n] and where they are defined, bool [n], held against their hash.
+
+    Values are float64 for ``number`` and ``cyclic``, NaN where not defined; int64 for the others, 0 where not defined.
+    """
+    info = stored.info
+    path = _path(folder, info.group)
+    where = Damage(f"{FOLDER}/{path.name}", "its values differ from their checksum", f"/{info.name}")
+    try:
+        with h5py.File(path, "r") as file:
+            values, defined = file[info.name]["values"][()], file[info.name]["defined"][()]
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise DamageError(folder, Damage(where.file, f"cannot be read ({error})", where.dataset)) from error
+    if _digest(info, values, defined) != stored.digest:
+        raise DamageError(folder, where)
+    return values.astype(np.float64 if info.kind in {"number", "cyclic"} else np.int64), defined
+
+
+def group_files(folder: Path) -> list[Path]:
+    """Return the files of a store's label groups, by name."""
+    return sorted((folder / FOLDER).glob("*.h5"))
+
+
+def _path(folder: Path, group: str) -> Path:
+    return folder / FOLDER / f"{group}.h5"
+
+
+def _write(path: Path, group: str, labels: dict[str, tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]]) -> None:
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        file.attrs.update(format=f"{FORMAT}: labels", schema=SCHEMA, group=group, order=json.dumps(list(labels)))
+        for name, (info, values, defined) in labels.items():
+            made = file.create_group(name)
+            made.attrs.update(info=json.dumps(asdict(info)), xxh3_128=_digest(info, values, defined))
+            made.create_dataset("values", data=values)
+            made.create_dataset("defined", data=defined)
+
+
+def _digest(info: LabelInfo, values: NDArray[Any], defined: NDArray[np.bool_]) -> str:
+    digest = xxhash.xxh3_128(json.dumps(asdict(info), sort_keys=True).encode())
+    digest.update(raw(values))
+    digest.update(raw(defined))
+    return digest.hexdigest()
+
+
+def _checked(
+    name: str, group: str, entry: tuple[LabelInfo, ArrayLike, ArrayLike | None], lengths: Mapping[str, int]
+) -> tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]:
+    info, given, mask = entry
+    if (info.name, info.group) != (name, group):
+        raise StoreError(f"label {name!r} of group {group!r} says that it is {info.name!r} of {info.group!r}")
+    values = np.asarray(given)
+    defined = np.ones(values.shape, np.bool_) if mask is None else np.asarray(mask, np.bool_)
+    n = lengths[info.level]
+    if values.shape != (n,) or defined.shape != (n,):
+        raise StoreError(
+            f"label {name!r}: values {values.shape} and mask {defined.shape}, but the store has {n} {info.level}s"
+        )
+    present = values[defined].astype(np.float64)
+    wrong = ~np.isfinite(present)
+    if info.kind in {"binary", "categories", "ordered"}:
+        wrong |= present != np.floor(present)
+    if info.kind in {"binary", "categories"}:
+        n_values = 2 if info.kind == "binary" else len(info.categories)
+        wrong |= (present < 0) | (present >= n_values)
+    if wrong.any():
+        at = int(np.flatnonzero(defined)[wrong][0])
+        raise StoreError(f"label {name!r}: {values[at]} at {info.level} {at} is no value of kind {info.kind!r}")
+    stored = np.full(n, np.nan if info.kind in {"number", "cyclic"} else 0, STORED_AS[info.kind])
+    stored[defined] = values[defined]
+    return info, stored, defined

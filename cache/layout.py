@@ -1,0 +1,155 @@
+"""Where the bytes of a shard are: HDF5 lays a file out once, and says where; rows go past it, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from workbench.cache.manifest import Manifest
+from workbench.cache.schema import FORMAT, ROWS, SCHEMA, origin_dtype
+
+FOLDER = "shards"
+CHECKSUM = np.dtype("<u8")
+PAGE_BYTES = 4096
+ALIGNED_FROM_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class Column:
+    """A dataset with one entry per row: a hook point's activations, or the origins.
+
+    Attributes
+    ----------
+    name : str
+        Hook point, or "rows".
+    path, checksums : str
+        Datasets in a shard that hold the values and the checksum of each chunk.
+    dtype : numpy dtype
+        Of the values on disk.
+    shape : tuple of int
+        Of one row.
+    attributes : dict of str to str
+        Written to the dataset for whoever reads it without us.
+    """
+
+    name: str
+    path: str
+    checksums: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    attributes: dict[str, str]
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+
+
+def columns(manifest: Manifest) -> dict[str, Column]:
+    """Return the columns of a store: hook points in their order, then the origins."""
+    made = {
+        name: Column(
+            name,
+            f"/activations/{name}",
+            f"/checksums/{name}",
+            spec.stored,
+            spec.shape,
+            {"dtype": spec.dtype, "axes": " ".join(("row", *spec.axes)), "unit": spec.unit},
+        )
+        for name, spec in manifest.activations.items()
+    }
+    made[ROWS] = Column(ROWS, f"/{ROWS}", f"/checksums/{ROWS}", origin_dtype(manifest.modality), (), {})
+    return made
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a shard's rows are cut into chunks.
+
+    Attributes
+    ----------
+    n_rows, chunk_rows : int
+        Rows of the shard; rows of each chunk but a shorter last one.
+    """
+
+    n_rows: int
+    chunk_rows: int
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.n_rows // self.chunk_rows)
+
+    def pieces(self, first: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (chunk, first row, end row) for the parts of the chunks that lie in a range of the shard's rows."""
+        while first < end:
+            chunk = first // self.chunk_rows
+            until = min((chunk + 1) * self.chunk_rows, end)
+            yield chunk, first, until
+            first = until
+
+    def chunk(self, chunk: int) -> tuple[int, int]:
+        """Return the first and the end row of a chunk."""
+        return chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.n_rows)
+
+
+def create(path: Path, wanted: dict[str, Column], cut: Cut, first_row: int) -> dict[str, int]:
+    """Lay out a shard, all values yet unwritten, and return the place of each dataset in bytes.
+
+    Contiguous datasets, allocated at once and never filled, in a file format whose metadata carry checksums of their
+    own (HDF5 1.10); no times are recorded, so the same rows give the same bytes.
+    """
+    create_plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    create_plist.set_layout(h5py.h5d.CONTIGUOUS)
+    create_plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    create_plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    create_plist.set_obj_track_times(False)
+    places: dict[str, int] = {}
+    alignment = {"alignment_threshold": ALIGNED_FROM_BYTES, "alignment_interval": PAGE_BYTES}
+    with h5py.File(path, "w", libver=("v110", "v110"), **alignment) as file:
+        file.attrs.update(format=f"{FORMAT}: shard", schema=SCHEMA, first_row=first_row, chunk_rows=cut.chunk_rows)
+        file.create_group("activations")
+        file.create_group("checksums")
+
+        def add(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+            kind = h5py.h5t.py_create(dtype, logical=True)
+            space = h5py.h5s.create_simple(shape)
+            made = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, create_plist))
+            places[name] = made.id.get_offset()
+            return made
+
+        for column in wanted.values():
+            add(column.path, column.dtype, (cut.n_rows, *column.shape)).attrs.update(column.attributes)
+        for column in wanted.values():
+            add(column.checksums, CHECKSUM, (cut.n_chunks,))
+    return places
+
+
+def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
+    """Return the place of each dataset of a shard in bytes.
+
+    Raises
+    ------
+    ValueError, OSError, KeyError, RuntimeError
+        If it is no HDF5 file, or has other datasets, types or sizes than it should.
+    """
+    places: dict[str, int] = {}
+    size = path.stat().st_size
+    with h5py.File(path, "r") as file:
+        for column in wanted.values():
+            values = (column.path, column.dtype, (cut.n_rows, *column.shape))
+            for name, dtype, shape in (values, (column.checksums, CHECKSUM, (cut.n_chunks,))):
+                found = file[name]
+                if not isinstance(found, h5py.Dataset) or (found.dtype, found.shape) != (dtype, shape):
+                    raise ValueError(f"dataset {name} is not {dtype} of shape {shape}")
+                place = found.id.get_offset()
+                if place is None or place + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) > size:
+                    raise ValueError(f"dataset {name} is not stored in one piece inside the file")
+                places[name] = place
+    return places

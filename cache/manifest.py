@@ -1,0 +1,219 @@
+"""The manifest: what the store is and which shards are committed. Replaced whole, never edited."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+
+from workbench.cache.errors import Damage, DamageError, StoreError
+from workbench.cache.files import replace_file
+from workbench.cache.schema import FORMAT, SCHEMA, ActivationSpec, Modality
+
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A committed shard.
+
+    Attributes
+    ----------
+    name : str
+        File name in ``shards/``.
+    first_row, n_rows : int
+        Which rows of the store it holds.
+    n_bytes : int
+        Size of the file.
+    digest : str
+        xxh3_128 of the whole file.
+    content : str
+        xxh3_128 of the chunk checksums: the same for the same data, whatever version of HDF5 wrote the file.
+    """
+
+    name: str
+    first_row: int
+    n_rows: int
+    n_bytes: int
+    digest: str
+    content: str
+
+    @property
+    def end_row(self) -> int:
+        """First row after it."""
+        return self.first_row + self.n_rows
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes
+    ----------
+    modality : "text" or "vision"
+        Of the examples.
+    n_rows : int
+        Rows of the finished store.
+    rows_per_shard, chunk_rows : int
+        How rows are cut.
+    activations : dict of str to ActivationSpec
+        By hook point.
+    fingerprints : dict of str to str
+        Of model, dataset, tokenizer, and whatever else decides the numbers.
+    examples : str
+        Digest of the plan.
+    provenance : dict
+        What the capture wants to be known: addresses, positions, software. JSON values.
+    shards : tuple of ShardEntry
+        Committed, in row order, without gaps.
+    finished : bool
+        Whether all rows are there and the writer was closed.
+    """
+
+    modality: Modality
+    n_rows: int
+    rows_per_shard: int
+    chunk_rows: int
+    activations: dict[str, ActivationSpec]
+    fingerprints: dict[str, str]
+    examples: str
+    provenance: dict[str, Any]
+    shards: tuple[ShardEntry, ...] = ()
+    finished: bool = False
+
+    @property
+    def committed_rows(self) -> int:
+        """Rows in committed shards."""
+        return self.shards[-1].end_row if self.shards else 0
+
+    def identity(self) -> dict[str, str]:
+        """Return, by name, the hashes that must agree for two captures to be parts of one store."""
+        activations = {name: spec.to_json() for name, spec in self.activations.items()}
+        return {**self.fingerprints, "examples": self.examples, "activations": _sha256(activations)}
+
+    def fingerprint(self) -> str:
+        """Return a hash of the identity and of every committed value."""
+        return _sha256([self.identity(), self.n_rows, [[s.n_rows, s.content] for s in self.shards]])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as it is written, provenance at the top level, without its checksum."""
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "modality": self.modality,
+            "n_rows": self.n_rows,
+            "rows_per_shard": self.rows_per_shard,
+            "chunk_rows": self.chunk_rows,
+            "activations": {name: spec.to_json() for name, spec in self.activations.items()},
+            "fingerprints": self.fingerprints,
+            "examples": self.examples,
+            "finished": self.finished,
+            **self.provenance,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Replace the store's manifest, atomically."""
+        content = self.to_json()
+        text = json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False)
+        replace_file(folder / FILE, lambda path: _write_text(path, text))
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read a store's manifest.
+
+        Raises
+        ------
+        StoreError
+            If there is no store, or a newer version of this software wrote it.
+        DamageError
+            If the file is damaged.
+        """
+        path = folder / FILE
+        if not folder.is_dir():
+            raise StoreError(f"there is no folder {folder}; an activation store is made by `workbench capture`")
+        if not path.is_file():
+            raise StoreError(f"{folder} is not an activation store: it has no {FILE}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            kind, schema = content["format"], content["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamageError(folder, Damage(FILE, f"cannot be read ({error})")) from error
+        if kind != FORMAT:
+            raise StoreError(f"{folder} is not an activation store: {FILE} is of format {kind!r}, not {FORMAT!r}")
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise StoreError(
+                f"{folder} was written in schema {schema}; this version reads up to {SCHEMA}: upgrade interp-workbench"
+            )
+        if content.pop("checksum", None) != _checksum(content):
+            raise DamageError(folder, Damage(FILE, "its contents differ from its checksum"))
+        return cls.from_json(content)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Manifest:
+        """Read the JSON form, checksum taken off."""
+        return cls(
+            modality=content["modality"],
+            n_rows=content["n_rows"],
+            rows_per_shard=content["rows_per_shard"],
+            chunk_rows=content["chunk_rows"],
+            activations={name: ActivationSpec.from_json(entry) for name, entry in content["activations"].items()},
+            fingerprints=dict(content["fingerprints"]),
+            examples=content["examples"],
+            provenance={name: value for name, value in content.items() if name not in RESERVED},
+            shards=tuple(ShardEntry(**entry) for entry in content["shards"]),
+            finished=content["finished"],
+        )
+
+
+RESERVED = {"format", "schema", "checksum", *Manifest.__dataclass_fields__} - {"provenance"}
+
+
+def check_provenance(given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Split what a capture gives into fingerprints and provenance, checked and with our own software added.
+
+    Raises
+    ------
+    StoreError
+        If a name is taken by the schema, fingerprints are not strings, or a value has no JSON form.
+    """
+    fingerprints = dict(given.get("fingerprints", {}))
+    if not all(isinstance(value, str) for value in fingerprints.values()):
+        raise StoreError(f"fingerprints {fingerprints}: must be strings")
+    if taken := {"examples", "activations"} & set(fingerprints):
+        raise StoreError(f"a fingerprint may not be called {', '.join(sorted(taken))}: the store has its own")
+    provenance = {name: value for name, value in given.items() if name != "fingerprints"}
+    if taken := set(provenance) & RESERVED:
+        raise StoreError(f"the manifest's {', '.join(sorted(taken))} is the store's own: choose another name")
+    ours = {
+        "python": sys.version.split()[0],
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+        "numpy": np.__version__,
+        "xxhash": xxhash.VERSION,
+    }
+    provenance["software"] = {**ours, **provenance.get("software", {})}
+    try:
+        return fingerprints, json.loads(json.dumps(provenance, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the manifest must have a JSON form: {error}") from error
+
+
+def _checksum(content: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")

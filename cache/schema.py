@@ -1,0 +1,119 @@
+"""What a store holds: types, shapes, and how rows are cut into chunks and shards. `docs/store.md` is the full text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from workbench.cache.errors import StoreError
+
+FORMAT = "workbench activation store"
+SCHEMA = 1
+"""Version of the schema; raised when a store of today could be misread by the reader of yesterday."""
+
+ROWS = "rows"
+"""Name of the dataset of row origins; no hook point may be called so."""
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+Modality = Literal["text", "vision"]
+STORED_AS: dict[str, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+
+CHUNK_BYTES = 1 << 20
+MAX_CHUNK_ROWS = 4096
+SHARDS_WANTED = 32
+MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class ActivationSpec:
+    """What one row of a hook point is.
+
+    Attributes
+    ----------
+    axes : tuple of str
+        One word per axis of a row, without the row axis: ``("d_model",)``, ``("head", "key")``.
+    shape : tuple of int
+        Size of each axis, each at least 1.
+    dtype : "float32", "float16" or "bfloat16"
+        Type of the values; bfloat16 is stored as uint16 bit patterns.
+    unit : str
+        Of the values; empty for none.
+    """
+
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: Dtype
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(Dtype):
+            raise StoreError(f"dtype={self.dtype!r}: must be one of {', '.join(get_args(Dtype))}")
+        if len(self.axes) != len(self.shape):
+            raise StoreError(f"axes {self.axes} and shape {self.shape} differ in length: one word per axis of a row")
+        if any(size < 1 for size in self.shape):
+            raise StoreError(f"shape {self.shape}: each axis must have at least one entry")
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        """Type on disk, little-endian."""
+        return np.dtype(STORED_AS[self.dtype])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.stored.itemsize * int(np.prod(self.shape, dtype=np.int64))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of the manifest."""
+        return {**asdict(self), "axes": list(self.axes), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> ActivationSpec:
+        """Read an entry of the manifest."""
+        return cls(tuple(entry["axes"]), tuple(entry["shape"]), entry["dtype"], entry["unit"])
+
+
+def origin_dtype(modality: Modality) -> np.dtype[Any]:
+    """Return the record type of ``/rows``: what each row came from."""
+    return np.dtype(
+        [
+            ("document", "<i4"),
+            ("sequence", "<i4"),
+            ("position", "<i4"),
+            ("token" if modality == "text" else "patch", "<i4"),
+            ("special", "?"),
+        ]
+    )
+
+
+def check_hook_point_names(names: Mapping[str, ActivationSpec]) -> None:
+    """Refuse names that HDF5 would read as a path, and an empty list."""
+    if not names:
+        raise StoreError("no hook point given: a store needs at least one")
+    for name in names:
+        if not name or "/" in name or "\0" in name or name in {".", ROWS}:
+            raise StoreError(f"hook point name {name!r}: must not be empty, '.' or {ROWS!r}, nor contain '/'")
+
+
+def choose_chunk_rows(activations: Mapping[str, ActivationSpec]) -> int:
+    """Return rows per chunk: a power of two that makes the mean chunk at most 1 MiB.
+
+    One number for all hook points, so that their chunks hold the same rows and are mixed as one. A megabyte is read at
+    the disk's sequential rate from a random place, and leaves enough chunks in a buffer to mix rows well.
+    """
+    mean_row_bytes = sum(spec.row_bytes for spec in activations.values()) / len(activations)
+    rows = max(1, int(CHUNK_BYTES / mean_row_bytes))
+    return min(MAX_CHUNK_ROWS, 1 << (rows.bit_length() - 1))
+
+
+def choose_rows_per_shard(activations: Mapping[str, ActivationSpec], n_rows: int, chunk_rows: int) -> int:
+    """Return rows per shard: whole chunks, some 32 shards, each 16 MiB to 1 GiB.
+
+    A shard is what a killed writer loses; a commit costs four fsyncs, so shards must not be tiny either.
+    """
+    row_bytes = sum(spec.row_bytes for spec in activations.values())
+    target = min(max(n_rows * row_bytes // SHARDS_WANTED, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
+    return max(1, target // (row_bytes * chunk_rows)) * chunk_rows
