@@ -1,0 +1,206 @@
+"""Language models of Hugging Face, hooked under TransformerLens's names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from workbench.errors import UserError
+from workbench.subjects.bridge_attention import CURRENT, Pass, tap_attention
+from workbench.subjects.bridge_map import ModelParts, map_parts
+from workbench.subjects.bridge_survey import survey
+from workbench.subjects.bridge_weights import BLOCK_ROLES, block_weight, outer_weights
+from workbench.subjects.bridge_wiring import wire
+from workbench.subjects.protocol import Batch, Edits, Output, Subject, TokenWindow
+from workbench.subjects.tape import Stopped, Tape, normalise_edits
+from workbench.subjects.tokenization import HuggingFaceText, pad_windows
+
+# Fields of a Hugging Face configuration that decide nothing about the numbers of a forward pass.
+INCIDENTAL = {"architectures", "dtype", "id2label", "label2id", "return_dict", "torch_dtype", "use_cache"}
+
+
+class BridgeSubject(Subject):
+    """A causal language model of Hugging Face, its parts named by TransformerLens's TransformerBridge.
+
+    The forward pass is the library's own, with its own weights: logits are the plain library's bit for bit. The hook
+    points are those that are seen in a first pass over a few tokens; an architecture whose parts do not sum to its
+    residual stream there is refused.
+
+    Hook points after a norm (``ln1.hook_normalized``) show what the norm gives, weight and bias included.
+    ``attn.hook_q`` and ``attn.hook_k`` come before a norm of queries and keys and before rotation,
+    ``attn.hook_rot_q`` and ``attn.hook_rot_k`` after both. ``hook_embed`` is the embedding's output; Gemma multiplies
+    it before block 0.
+
+    Parameters
+    ----------
+    address : str
+        Recorded in stores and runs.
+    model : transformers.PreTrainedModel
+        In evaluation mode, on its devices, in its dtype. Its weights are frozen and its attention function replaced by
+        one that does the same and can be looked into.
+    tokenizer : transformers.PreTrainedTokenizerFast, optional
+        Without one the subject takes token ids only.
+
+    Raises
+    ------
+    UserError
+        If the architecture is not supported.
+    """
+
+    modality = "text"
+    causal = True
+
+    def __init__(self, address: str, model: Any, tokenizer: Any | None = None) -> None:
+        self.address = address
+        self.model = model.eval().requires_grad_(False)
+        self.config_record = _config_record(model.config)  # before the attention function is replaced
+        self.parts: ModelParts = map_parts(model, address)
+        blocks = wire(self.parts)
+        tapped = tap_attention(model, {block.parts.attn: block.tap for block in blocks})
+        if not tapped:
+            raise UserError(f"{address} is a {type(model).__name__}, whose attention cannot be looked into")
+        weight: Any = self.parts.embed.weight
+        self.device, self.dtype, self.n_vocab = weight.device, weight.dtype, int(weight.shape[0])
+        self.n_layers, self.d_model = len(self.parts.blocks), int(weight.shape[1])
+        self.n_heads, self.d_head = self.parts.n_heads, self.parts.d_head
+        self.n_key_value_heads = self.parts.n_key_value_heads
+        self.n_context = _n_context(model.config)
+        self.hook_points = survey(self)
+        widths = [point.shape[-1] for name, point in self.hook_points.items() if name.endswith("mlp.hook_post")]
+        self.d_mlp = widths[0] or 0 if widths else 0
+        self.text = None if tokenizer is None else HuggingFaceText(tokenizer, self.n_context)
+        self.tokenizer = tokenizer
+
+    # --- identity -------------------------------------------------------------------------------------------------
+    def fingerprint(self) -> str:
+        """See `Subject.fingerprint`: the configuration, and names, dtypes, shapes and bytes of all parameters."""
+        digest = xxhash.xxh3_128(self.config_record.encode())
+        for name, tensor in sorted(self.model.named_parameters()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def tokenizer_fingerprint(self) -> str:
+        """See `Subject.tokenizer_fingerprint`."""
+        return "none" if self.text is None else self.text.fingerprint()
+
+    # --- input ----------------------------------------------------------------------------------------------------
+    def _text(self) -> HuggingFaceText:
+        if self.text is None:
+            raise UserError(
+                f"{self.address} has no tokenizer: give token ids, or put tokenizer.json beside the weights"
+            )
+        return self.text
+
+    def batch(self, examples: Sequence[Any]) -> Batch:
+        """See `Subject.batch`; without a tokenizer, token ids or `TokenWindow`s only."""
+        if self.text is None and not any(isinstance(example, str) for example in examples):
+            windows = [example if isinstance(example, TokenWindow) else _bare(example) for example in examples]
+            batch = pad_windows(windows, 0, self.n_context, self.device)
+        else:
+            batch = self._text().batch(examples, self.device)
+        low, high = int(batch.inputs.min()), int(batch.inputs.max())
+        if low < 0 or high >= self.n_vocab:
+            raise UserError(f"token id {low if low < 0 else high}: {self.address} has ids 0 to {self.n_vocab - 1}")
+        return batch
+
+    def windows(self, text: str, n_context: int | None = None) -> list[TokenWindow]:
+        """See `Subject.windows`."""
+        return self._text().windows(text, n_context)
+
+    def decode(self, tokens: Sequence[int]) -> list[str]:
+        """See `Subject.decode`."""
+        return self._text().decode(tokens)
+
+    def save_tokenizer(self, folder: Any) -> None:
+        """See `Subject.save_tokenizer`."""
+        self._text().save(folder)
+
+    # --- forward --------------------------------------------------------------------------------------------------
+    def run(
+        self,
+        batch: Batch,
+        capture: Sequence[str] = (),
+        edits: Edits | None = None,
+        grad: bool = False,
+        stop_after: str | None = None,
+    ) -> Output:
+        """See `Subject.run`."""
+        names = self.expand(capture) if capture else []
+        wanted = normalise_edits(edits)
+        known = [*wanted, *([] if stop_after is None else [stop_after])]
+        if known:
+            self.expand(known)
+        tape = Tape(self.hook_points, batch, names, wanted, grad, stop_after)
+        with torch.set_grad_enabled(grad):
+            try:
+                value = self.forward(batch, tape)
+            except Stopped:
+                return Output(None, tape.captured)
+        return Output(value if grad else value.detach(), tape.captured)
+
+    def forward(self, batch: Batch, tape: Tape) -> Tensor:
+        """Run the library's forward pass past a tape; returns logits [batch, pos, vocab].
+
+        No mask is handed on: padding is on the right, so no real position sees it, and positions count from the left.
+        """
+        token = CURRENT.set(Pass(tape))
+        try:
+            logits: Tensor = self.model(input_ids=batch.inputs, use_cache=False, return_dict=True).logits
+        finally:
+            CURRENT.reset(token)
+        return tape("hook_output", logits)
+
+    # --- weights --------------------------------------------------------------------------------------------------
+    def weights(self, role: str, layer: int | None = None, expand: bool = False) -> Tensor:
+        """See `Subject.weights`: a view of the model's own parameter, so that editing it in place edits the model.
+
+        With `expand`, keys and values of grouped-query attention are repeated, which is a copy. Beyond the common roles
+        there are ``ln1_post.w`` and ``ln2_post.w`` (norms behind attention and MLP), ``q_norm.w`` and ``k_norm.w``.
+        Gemma's norms multiply by one plus their weight; the weight is given as the checkpoint has it.
+        """
+        if layer is None:
+            found = outer_weights(self.parts)
+            known = [name for name, value in found.items() if value is not None]
+            value = found.get(role)
+        else:
+            if not 0 <= layer < self.n_layers:
+                raise UserError(f"layer {layer}: {self.address} has layers 0 to {self.n_layers - 1}")
+            block = self.parts.blocks[layer]
+            known = [name for name in BLOCK_ROLES if block_weight(self.parts, block, name) is not None]
+            value = block_weight(self.parts, block, role) if role in known else None
+        if value is None:
+            where = "as a whole" if layer is None else f"in layer {layer}"
+            raise UserError(f"{self.address} has no weight {role!r} {where}; it has {', '.join(known)}")
+        if value.is_meta:
+            raise UserError(f"weight {role!r} of {self.address} is offloaded; load the model without that device map")
+        if expand and role in {"W_K", "W_V", "b_K", "b_V"}:
+            return value.repeat_interleave(self.n_heads // self.n_key_value_heads, dim=0)
+        return value
+
+
+def _bare(tokens: Sequence[int]) -> TokenWindow:
+    ids = np.asarray(tokens, dtype=np.int64)
+    return TokenWindow(ids, np.zeros(len(ids), dtype=bool), np.full((len(ids), 2), -1, dtype=np.int64))
+
+
+def _n_context(config: Any) -> int:
+    """Longest sequence; models that know no limit (ALiBi) are given 2048."""
+    for name in ("n_positions", "max_position_embeddings", "max_seq_len", "seq_length"):
+        found = getattr(config, name, None)
+        if isinstance(found, int):
+            return found
+    return 2048
+
+
+def _config_record(config: Any) -> str:
+    fields = config.to_dict()
+    kept = {name: value for name, value in fields.items() if name not in INCIDENTAL and not name.startswith("_")}
+    kept.pop("transformers_version", None)
+    return json.dumps(kept, sort_keys=True, default=str)
