@@ -59,17 +59,12 @@ class Decoder(HookedNetwork):
 
     def front_hook_points(self) -> list[HookPoint]:
         """See `HookedNetwork`."""
-        d, axes = self.arch.stack.d_model, ("batch", "pos", "d_model")
         names = ["hook_embed"] + ["hook_pos_embed"] * self.arch.learned_positions
-        return [HookPoint(name, axes, (None, None, d)) for name in names]
+        return [self.stream(name) for name in names]
 
     def back_hook_points(self) -> list[HookPoint]:
         """See `HookedNetwork`."""
-        d = self.arch.stack.d_model
-        norm = [
-            HookPoint("ln_final.hook_scale", ("batch", "pos", "scale"), (None, None, 1)),
-            HookPoint("ln_final.hook_normalized", ("batch", "pos", "d_model"), (None, None, d)),
-        ]
+        norm = [self.scale("ln_final"), self.stream("ln_final.hook_normalized")]
         logits = HookPoint("hook_output", ("batch", "pos", "vocab"), (None, None, self.arch.n_vocab))
         return [*(norm if self.arch.stack.norm == "pre" else []), logits]
 

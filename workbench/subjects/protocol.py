@@ -191,6 +191,18 @@ class Subject(ABC):
         """Write into `folder` what is needed to show a token without the model (``tokenizer.json`` or alike)."""
         raise UserError(f"{self.address} is a {self.modality} model and has no tokenizer")
 
+    def patch_index(self, n_positions: int | None = None) -> np.ndarray:
+        """Return where each position lies in the image, int64 [pos].
+
+        Patches count from 0 in reading order; -1 is the class token, -2 and below are registers.
+
+        Parameters
+        ----------
+        n_positions : int, optional
+            Length of the sequence, for images of another size; by default `n_context`.
+        """
+        raise UserError(f"{self.address} is a {self.modality} model and has no patches")
+
     # --- forward --------------------------------------------------------------------------------------------------
     @abstractmethod
     def run(

@@ -48,6 +48,14 @@ class HookedNetwork(nn.Module):
     def outer_weights(self) -> Mapping[str, Tensor | None]:
         """Weights of the whole model by role (``W_E``, ``W_pos``, ``W_U``, ``ln_final.w``, ...); None where absent."""
 
+    def stream(self, name: str) -> HookPoint:
+        """Return a hook point [batch, pos, d_model]."""
+        return HookPoint(name, ("batch", "pos", "d_model"), (None, None, self.stack.arch.d_model))
+
+    def scale(self, norm: str) -> HookPoint:
+        """Return the hook point [batch, pos, 1] of what a layer norm divides by."""
+        return HookPoint(f"{norm}.hook_scale", ("batch", "pos", "scale"), (None, None, 1))
+
     def hook_points(self) -> dict[str, HookPoint]:
         """All hook points in forward order."""
         arch = self.stack.arch
