@@ -1,0 +1,306 @@
+"""Dictionaries: codes and reconstructions, files of ours and of SAELens, refusals, splicing into a live model."""
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from workbench.dictionary import Dictionary, load_dictionary
+from workbench.errors import UserError
+from workbench.subjects.decoder import Decoder, DecoderArchitecture
+from workbench.subjects.protocol import Batch
+from workbench.subjects.stacked import StackedSubject
+from workbench.subjects.transformer import Architecture
+
+HOOK = "blocks.0.hook_resid_post"
+WIDTH, LATENTS = 8, 20
+
+
+class TinyDecoder(StackedSubject):
+    """A random decoder over ten tokens, of which token 0 is special."""
+
+    modality = "text"
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        stack = Architecture(n_layers=2, d_model=WIDTH, n_heads=2, d_head=4, d_mlp=16, causal=True)
+        super().__init__("zoo:tiny", Decoder(DecoderArchitecture(stack, n_vocab=10, n_context=12)))
+
+    def tokenizer_fingerprint(self):
+        return "none"
+
+    def batch(self, examples):
+        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in examples], batch_first=True)
+        lengths = torch.tensor([len(row) for row in examples])
+        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+        return Batch(tokens, mask, (tokens == 0) & mask)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return TinyDecoder()
+
+
+def make(activation="topk", **changes) -> Dictionary:
+    generator = torch.Generator().manual_seed(1)
+    W_enc, W_dec = (torch.randn(LATENTS, WIDTH, generator=generator) for _ in range(2))
+    b_dec = torch.randn(WIDTH, generator=generator)
+    parts = {
+        "W_enc": W_enc,
+        "b_enc": 0.1 * torch.randn(LATENTS, generator=generator),
+        "W_dec": W_dec,
+        "b_dec": b_dec,
+        "b_pre": b_dec,
+        "activation": activation,
+        "hook_in": HOOK,
+        "hook_out": HOOK,
+        "k": 3 if activation == "topk" else None,
+        "threshold": torch.rand(LATENTS, generator=generator) if activation == "jumprelu" else None,
+        "scale": 0.5,
+        "subject_address": "zoo:tiny",
+    }
+    return Dictionary(**(parts | changes))
+
+
+def rows(n: int = 50) -> torch.Tensor:
+    return torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(2))
+
+
+def codes_by_hand(dictionary: Dictionary, x: torch.Tensor) -> torch.Tensor:
+    scores = (dictionary.scale * x - dictionary.b_pre) @ dictionary.W_enc.T + dictionary.b_enc
+    match dictionary.activation:
+        case "topk":
+            kept = scores >= scores.sort(dim=1, descending=True).values[:, dictionary.k - 1, None]
+        case "relu":
+            kept = scores > 0
+        case "jumprelu":
+            kept = scores > dictionary.threshold
+    return (scores * kept).relu()
+
+
+@pytest.mark.parametrize("activation", ["topk", "relu", "jumprelu"])
+def test_codes_and_reconstruction_follow_the_formula(activation):
+    dictionary, x = make(activation), rows()
+    want = codes_by_hand(dictionary, x)
+    torch.testing.assert_close(dictionary.encode_dense(x), want)
+    values, indices = dictionary.encode(x)
+    assert (values[:, :-1] >= values[:, 1:]).all()
+    torch.testing.assert_close(torch.zeros_like(want).scatter_add(1, indices, values), want)
+    torch.testing.assert_close(
+        dictionary.reconstruct(x), (want @ dictionary.W_dec + dictionary.b_dec) / dictionary.scale
+    )
+
+
+@pytest.mark.parametrize("activation", ["topk", "relu", "jumprelu"])
+def test_no_rows_and_rows_without_an_active_latent(activation):
+    dictionary = make(activation, b_enc=torch.full((LATENTS,), -1e3))
+    assert dictionary.reconstruct(rows(0)).shape == (0, WIDTH)
+    values, _ = dictionary.encode(rows(4))
+    assert values.shape[1] >= 1
+    assert not values.any()
+    torch.testing.assert_close(dictionary.reconstruct(rows(4)), (dictionary.b_dec / 0.5).expand(4, -1))
+
+
+@pytest.mark.parametrize("activation", ["topk", "relu", "jumprelu"])
+def test_saved_and_loaded_is_the_same(activation, tmp_path):
+    dictionary = make(activation, subject_fingerprint="abc")
+    dictionary.save(tmp_path / "d")
+    loaded = load_dictionary(tmp_path / "d")
+    assert loaded.fingerprint() == dictionary.fingerprint()
+    assert torch.equal(loaded.reconstruct(rows()), dictionary.reconstruct(rows()))
+    assert loaded.address == str(tmp_path / "d")
+
+
+def test_a_run_folder_is_an_address(tmp_path):
+    from workbench.results import Result
+
+    dictionary, result = make(), Result()
+    result.add_weights("dictionary", dictionary.tensors(), config=dictionary.config())
+    result.save(tmp_path / "run")
+    assert load_dictionary(tmp_path / "run").fingerprint() == dictionary.fingerprint()
+    Result().save(tmp_path / "other")
+    with pytest.raises(UserError, match="this run made no dictionary"):
+        load_dictionary(tmp_path / "other")
+
+
+def test_the_fingerprint_changes_with_weights_and_settings():
+    dictionary = make()
+    others = [replace(dictionary, k=4), replace(dictionary, scale=1.0), replace(dictionary, b_enc=dictionary.b_enc + 1)]
+    assert len({each.fingerprint() for each in [dictionary, *others]}) == 4
+    assert replace(dictionary, address="elsewhere").fingerprint() == dictionary.fingerprint()
+
+
+# --- in a live model ----------------------------------------------------------------------------------------------
+def test_the_edit_splices_the_reconstruction_in_and_spares_special_tokens_and_padding(subject):
+    dictionary = make()
+    batch = subject.batch([[0, 3, 4, 5], [0, 7]])
+    before = subject.run(batch, capture=[HOOK]).captured[HOOK]
+    after = subject.run(batch, capture=[HOOK], edits={HOOK: dictionary.edit()}).captured[HOOK]
+    ordinary = batch.mask & ~batch.special
+    torch.testing.assert_close(after[ordinary], dictionary.reconstruct(before[ordinary]))
+    assert torch.equal(after[~ordinary], before[~ordinary])
+    everything = subject.run(batch, capture=[HOOK], edits={HOOK: dictionary.edit(special=True)}).captured[HOOK]
+    torch.testing.assert_close(everything[batch.mask], dictionary.reconstruct(before[batch.mask]))
+    assert torch.equal(everything[~batch.mask], before[~batch.mask])
+
+
+def test_a_perfect_dictionary_changes_nothing(subject):
+    """Negative control of splicing: ± unit vectors with k = width give any activation back."""
+    eye = torch.eye(WIDTH)
+    both, zeros = torch.cat([eye, -eye]), torch.zeros(WIDTH)
+    perfect = make(W_enc=both, W_dec=both, b_enc=torch.zeros(2 * WIDTH), b_dec=zeros, b_pre=zeros, k=WIDTH)
+    batch = subject.batch([[0, 3, 4, 5], [0, 7]])
+    spliced = subject.intervene(batch, {HOOK: perfect.edit()})
+    torch.testing.assert_close(spliced, subject.run(batch).value)
+    assert not torch.allclose(subject.intervene(batch, {HOOK: make().edit()}), spliced, atol=1e-3)
+
+
+def test_gradients_flow_through_the_reconstruction(subject):
+    batch = subject.batch([[0, 3, 4, 5]])
+    source = "blocks.0.hook_resid_mid"
+    output = subject.run(
+        batch, capture=[source], edits={HOOK: make().edit(), source: lambda x, at: x.requires_grad_()}, grad=True
+    )
+    (grad,) = torch.autograd.grad(output.value.sum(), output.captured[source])
+    assert grad[0, 1:].abs().sum() > 0
+
+
+def test_heads_are_read_side_by_side(subject):
+    at_z = make(hook_in="blocks.0.attn.hook_z", hook_out="blocks.0.attn.hook_z")
+    batch = subject.batch([[3, 4, 5]])
+    z = subject.run(batch, capture=[at_z.hook_in]).captured[at_z.hook_in]
+    spliced = subject.run(batch, capture=[at_z.hook_in], edits={at_z.hook_in: at_z.edit()}).captured[at_z.hook_in]
+    torch.testing.assert_close(spliced.flatten(2)[0], at_z.reconstruct(z.flatten(2)[0]))
+
+
+def test_another_subject_is_refused_unless_asked_for(subject, caplog):
+    dictionary = make(subject_fingerprint=subject.fingerprint())
+    dictionary.check_subject(subject)
+    other = TinyDecoder(seed=1)
+    with pytest.raises(UserError, match="was trained on zoo:tiny"):
+        dictionary.check_subject(other)
+    with caplog.at_level(logging.WARNING, "workbench"):
+        dictionary.check_subject(other, other=True)
+        make().check_subject(other)
+    assert "allowed as asked" in caplog.text
+    assert "does not say which weights" in caplog.text
+
+
+BAD_INPUT = [
+    pytest.param(lambda s: load_dictionary("nowhere"), "the folder does not exist", id="no folder"),
+    pytest.param(lambda s: load_dictionary("saelens:release"), "write saelens:RELEASE/ID", id="no id"),
+    pytest.param(lambda s: make(k=0), "k=0 must be between 1 and 20", id="k"),
+    pytest.param(lambda s: make(b_enc=torch.zeros(3)), "b_enc is (3,), must be (20,)", id="shape"),
+    pytest.param(lambda s: make(activation="gated"), "activation 'gated'", id="activation"),
+    pytest.param(
+        lambda s: make(hook_out="blocks.1.hook_resid_post").edit(), "an edit needs one hook point", id="transcoder"
+    ),
+    pytest.param(
+        lambda s: s.run(s.batch([[1, 2]]), edits={"blocks.1.hook_resid_post": make().edit()}),
+        "not blocks.1.hook_resid_post",
+        id="other hook point",
+    ),
+    pytest.param(
+        lambda s: make(hook_in="blocks.7.x", hook_out="blocks.7.x").check_subject(s), "nearest:", id="no such hook"
+    ),
+    pytest.param(lambda s: Dictionary.from_parts({}, make().config()), "W_enc is missing", id="no weights"),
+    pytest.param(lambda s: Dictionary.from_parts(make().tensors(), {"schema": 9}), "a newer version", id="newer"),
+]
+
+
+@pytest.mark.parametrize(("call", "says"), BAD_INPUT)
+def test_bad_input_is_explained(call, says, subject):
+    with pytest.raises(UserError) as error:
+        call(subject)
+    assert says in str(error.value)
+
+
+# --- SAELens ------------------------------------------------------------------------------------------------------
+def saelens_folder(path, architecture="topk", **config):
+    dictionary = make({"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}.get(architecture, "topk"))
+    tensors = {name: getattr(dictionary, name).contiguous() for name in ("W_dec", "b_enc", "b_dec")}
+    tensors["W_enc"] = dictionary.W_enc.T.contiguous()
+    if architecture == "jumprelu":
+        tensors["threshold"] = dictionary.threshold
+    settings = {
+        "architecture": architecture,
+        "d_in": WIDTH,
+        "d_sae": LATENTS,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": "6.54.12", "hook_name": HOOK, "model_name": "tiny"},
+    } | ({"k": 3} if architecture == "topk" else {})
+    path.mkdir()
+    save_file(tensors, path / "sae_weights.safetensors")
+    (path / "cfg.json").write_text(json.dumps(settings | config))
+    return dictionary, path
+
+
+@pytest.mark.parametrize("architecture", ["topk", "standard", "jumprelu"])
+def test_saelens_folders_are_read(architecture, tmp_path):
+    ours, folder = saelens_folder(tmp_path / "sae", architecture)
+    theirs = load_dictionary(folder)
+    torch.testing.assert_close(theirs.encode_dense(rows()), replace(ours, scale=1.0).encode_dense(rows()))
+    assert (theirs.hook_in, theirs.subject_address, theirs.subject_fingerprint) == (HOOK, "tiny", "")
+
+
+def test_saelens_folders_of_old_versions_are_read(tmp_path):
+    old = {
+        "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}, "hook_point": HOOK,
+        "model_name": "tiny", "metadata": None,
+    }  # fmt: skip
+    _, folder = saelens_folder(tmp_path / "sae", "standard", **old)
+    theirs = load_dictionary(folder)
+    assert (theirs.activation, theirs.k, theirs.hook_in, theirs.subject_address) == ("topk", 3, HOOK, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"architecture": "gated"}, "architecture 'gated'; supported: topk, standard, jumprelu"),
+        ({"normalize_activations": "layer_norm"}, "normalised by 'layer_norm' are not supported"),
+        ({"metadata": {}}, "names no hook point"),
+    ],
+)
+def test_what_saelens_has_and_we_have_not_is_refused(config, says, tmp_path):
+    _, folder = saelens_folder(tmp_path / "sae", **config)
+    with pytest.raises(UserError, match=says):
+        load_dictionary(folder)
+
+
+def test_a_damaged_folder_is_named(tmp_path):
+    _, folder = saelens_folder(tmp_path / "sae")
+    (folder / "sae_weights.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"sae_weights\.safetensors is damaged"):
+        load_dictionary(folder)
+    (folder / "sae_weights.safetensors").unlink()
+    with pytest.raises(UserError, match=r"sae_weights\.safetensors is missing"):
+        load_dictionary(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # importing sae_lens warns of others' deprecations
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("topk", {}),
+        ("topk", {"rescale_acts_by_decoder_norm": True}),
+        ("topk", {"apply_b_dec_to_input": False}),
+        ("standard", {}),
+        ("jumprelu", {}),
+    ],
+)
+def test_activations_equal_those_of_sae_lens(architecture, config, tmp_path):
+    from sae_lens import SAE
+
+    _, folder = saelens_folder(tmp_path / "sae", architecture, **config)
+    theirs, ours = SAE.load_from_disk(folder), load_dictionary(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode_dense(rows()), theirs.encode(rows()), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.reconstruct(rows()), theirs(rows()), rtol=1e-5, atol=1e-5)

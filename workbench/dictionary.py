@@ -1,0 +1,327 @@
+"""Dictionaries: sparse autoencoders as plain weights, whoever trained them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+import xxhash
+from safetensors.torch import save_file
+from torch import Tensor
+
+from workbench.errors import UserError
+from workbench.kernels.topk import sparse_decode, topk_encode
+
+if TYPE_CHECKING:
+    from workbench.subjects.protocol import At, Edit, Subject
+
+Activation = Literal["topk", "relu", "jumprelu"]
+SCHEMA = 1
+ROWS_AT_ONCE = 1024  # of dense codes, where the activation names no k
+
+log = logging.getLogger("workbench")
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """Latents with an encoder and a decoder direction each.
+
+    ``codes = activation(W_enc (scale x − b_pre) + b_enc)`` and ``x̂ = (W_decᵀ codes + b_dec) / scale``.
+
+    Attributes
+    ----------
+    W_enc : Tensor [latents, width]
+        Encoder, one latent's numbers side by side.
+    b_enc : Tensor [latents]
+        Encoder bias.
+    W_dec : Tensor [latents, width]
+        Decoder; a latent's row is its direction.
+    b_dec : Tensor [width]
+        Decoder bias.
+    b_pre : Tensor [width]
+        Taken from the scaled input before it is encoded; zeros where there is none.
+    activation : "topk", "relu" or "jumprelu"
+        The k largest scores, then ReLU; all positive scores; scores above their latent's threshold.
+    hook_in, hook_out : str
+        Hook points that are read and reconstructed; the same for an autoencoder.
+    k : int, optional
+        Of "topk".
+    threshold : Tensor [latents], optional
+        Of "jumprelu".
+    scale : float
+        Inputs are multiplied by it.
+    subject_address, subject_fingerprint : str
+        The subject that it was trained on; the fingerprint is "" where it is not known.
+    address : str
+        Where it was loaded from.
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    b_pre: Tensor
+    activation: Activation
+    hook_in: str
+    hook_out: str
+    k: int | None = None
+    threshold: Tensor | None = None
+    scale: float = 1.0
+    subject_address: str = ""
+    subject_fingerprint: str = ""
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        latents, width = self.W_enc.shape
+        wanted = {"b_enc": (latents,), "b_pre": (width,), "W_dec": (latents, self.b_dec.shape[0])}
+        if self.activation == "jumprelu":
+            wanted["threshold"] = (latents,)
+        for name, shape in wanted.items():
+            tensor = getattr(self, name)
+            if tensor is None or tuple(tensor.shape) != shape:
+                got = "missing" if tensor is None else tuple(tensor.shape)
+                raise UserError(f"dictionary {self.address}: {name} is {got}, must be {shape} to fit W_enc and b_dec")
+        if self.activation not in get_args(Activation):
+            raise UserError(
+                f"dictionary {self.address}: activation {self.activation!r}: topk, relu and jumprelu are known"
+            )
+        if self.b_pre.data_ptr() == self.b_dec.data_ptr():
+            object.__setattr__(self, "b_pre", self.b_pre.clone())  # safetensors refuses tensors that share memory
+        if self.activation == "topk" and not 1 <= (self.k or 0) <= latents:
+            raise UserError(f"dictionary {self.address}: k={self.k} must be between 1 and {latents}, its latents")
+
+    @property
+    def n_latents(self) -> int:
+        """Number of latents."""
+        return int(self.W_enc.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width of the hook point that is read."""
+        return int(self.W_enc.shape[1])
+
+    # --- use ------------------------------------------------------------------------------------------------------
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the active latents of each row.
+
+        Parameters
+        ----------
+        x : Tensor [rows, width]
+            Activations as the subject gives them; converted to the dictionary's dtype.
+
+        Returns
+        -------
+        values : Tensor [rows, n]
+            Activations, descending, zero where a row has fewer than n active latents. n is k for "topk", for the
+            others the largest number of active latents in the batch (at least 1).
+        indices : int64 Tensor [rows, n]
+            Their latents.
+        """
+        scaled = self.scale * x.to(self.W_enc.dtype) - self.b_pre
+        if self.activation == "topk":
+            assert self.k is not None
+            values, indices = topk_encode(scaled, self.W_enc, self.b_enc, self.k)
+            return values.relu(), indices
+        parts = [self._active(rows) for rows in torch.split(scaled, ROWS_AT_ONCE)]
+        n = max(values.shape[1] for values, _ in parts)
+        values = torch.cat([torch.nn.functional.pad(values, (0, n - values.shape[1])) for values, _ in parts])
+        return values, torch.cat([torch.nn.functional.pad(where, (0, n - where.shape[1])) for _, where in parts])
+
+    def _active(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
+        codes = self._gated(scaled @ self.W_enc.T + self.b_enc)
+        n = max(1, int((codes > 0).sum(1).max())) if len(codes) else 1
+        values, indices = codes.topk(n, dim=1)
+        return values, indices
+
+    def _gated(self, scores: Tensor) -> Tensor:
+        return scores.relu() if self.threshold is None else scores.relu() * (scores > self.threshold)
+
+    def encode_dense(self, x: Tensor) -> Tensor:
+        """Return every latent's activation, x [rows, width] -> [rows, latents]; as many numbers as that says."""
+        if self.activation != "topk":
+            return self._gated((self.scale * x.to(self.W_enc.dtype) - self.b_pre) @ self.W_enc.T + self.b_enc)
+        values, indices = self.encode(x)
+        return values.new_zeros(len(x), self.n_latents).scatter(1, indices, values)
+
+    def decode(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Return reconstructions [rows, width] in the subject's own scale, from what `encode` gives."""
+        return sparse_decode(values, indices, self.W_dec, self.b_dec) / self.scale
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Encode and decode, x [rows, width] -> [rows, width], in the dictionary's dtype."""
+        return self.decode(*self.encode(x))
+
+    def edit(self, *, special: bool = False) -> Edit:
+        """Return an edit that puts the reconstruction in the activation's place.
+
+        Parameters
+        ----------
+        special : bool
+            Reconstruct special tokens (beginning of sequence, class token, …) too. By default they are left as they
+            are: dictionaries are trained without them, and their activations are often far outside the rest.
+
+        Returns
+        -------
+        function
+            For ``subject.run(batch, edits={dictionary.hook_out: dictionary.edit()})``. Padding is left as it is.
+
+        Raises
+        ------
+        UserError
+            For a dictionary that reads another hook point than it reconstructs; when used, for an activation of
+            another width or another hook point.
+        """
+        if self.hook_in != self.hook_out:
+            raise UserError(
+                f"dictionary {self.address} reads {self.hook_in} and reconstructs {self.hook_out}: an edit needs one "
+                "hook point that is both"
+            )
+
+        def splice(activation: Tensor, at: At) -> Tensor:
+            name = at.hook_point.name
+            flat = activation.flatten(2)
+            if name != self.hook_out or at.hook_point.axes[:2] != ("batch", "pos") or flat.shape[2] != self.width:
+                raise UserError(
+                    f"dictionary {self.address} reconstructs {self.hook_out} [batch, pos, {self.width}], not {name} "
+                    f"{tuple(activation.shape)}"
+                )
+            chosen = at.batch.mask if special else at.batch.mask & ~at.batch.special
+            spliced = flat.clone()
+            spliced[chosen] = self.to(activation.device).reconstruct(flat[chosen]).to(activation.dtype)
+            return spliced.view_as(activation)
+
+        return splice
+
+    def check_subject(self, subject: Subject, *, other: bool = False) -> None:
+        """Refuse a subject that this dictionary was not trained on.
+
+        Parameters
+        ----------
+        subject : Subject
+            That it is to be used with.
+        other : bool
+            Allow a subject with another fingerprint (a fine-tuned one, say); the log then says so.
+
+        Raises
+        ------
+        UserError
+            If the subject has another fingerprint (unless `other`) or lacks a hook point. A dictionary whose subject
+            is not known (SAELens's layout has no fingerprint) is let through with a warning in the log.
+        """
+        subject.expand([self.hook_in, self.hook_out])
+        if not self.subject_fingerprint:
+            log.warning(
+                "dictionary %s does not say which weights it was trained on (%s): it is used on %s unchecked",
+                self.address, self.subject_address or "no subject named", subject.address,
+            )  # fmt: skip
+            return
+        found = subject.fingerprint()
+        if found == self.subject_fingerprint:
+            return
+        difference = (
+            f"dictionary {self.address} was trained on {self.subject_address} (fingerprint "
+            f"{self.subject_fingerprint[:12]}), but {subject.address} has fingerprint {found[:12]}"
+        )
+        if not other:
+            raise UserError(f"{difference}: give the subject it was trained on, or allow another one explicitly")
+        log.warning("%s: allowed as asked", difference)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Dictionary:
+        """Return the dictionary on another device or in another dtype (itself if nothing changes)."""
+        moved = {name: tensor.to(device=device, dtype=dtype) for name, tensor in self.tensors().items()}
+        if all(moved[name] is tensor for name, tensor in self.tensors().items()):
+            return self
+        return replace(self, **moved)  # type: ignore[arg-type]  # tensors only, checked anew by __post_init__
+
+    # --- identity and files ---------------------------------------------------------------------------------------
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights by name."""
+        names = ("W_enc", "b_enc", "W_dec", "b_dec", "b_pre", "threshold")
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+
+    def config(self) -> dict[str, Any]:
+        """Return everything but the weights, as JSON values."""
+        return {
+            "schema": SCHEMA,
+            "activation": self.activation,
+            "k": self.k,
+            "hook_in": self.hook_in,
+            "hook_out": self.hook_out,
+            "scale": self.scale,
+            "subject": {"address": self.subject_address, "fingerprint": self.subject_fingerprint},
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash of configuration and weights, whatever device they are on and whoever holds them."""
+        digest = xxhash.xxh3_128(json.dumps(self.config(), sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``dictionary.safetensors`` and ``dictionary.json`` into a folder, made if missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
+        save_file(weights, folder / "dictionary.safetensors")
+        (folder / "dictionary.json").write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any], address: str = "") -> Dictionary:
+        """Put together what `tensors` and `config` take apart.
+
+        Raises
+        ------
+        UserError
+            If a tensor or a setting is missing, does not fit, or comes from a newer version.
+        """
+        if config.get("schema", SCHEMA) > SCHEMA:
+            raise UserError(f"dictionary {address} was written by a newer version (schema {config['schema']})")
+        try:
+            weights = {name: tensors[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec", "b_pre")}
+            return cls(
+                **weights,
+                activation=config["activation"],
+                hook_in=config["hook_in"],
+                hook_out=config["hook_out"],
+                k=config["k"],
+                threshold=tensors.get("threshold"),
+                scale=float(config["scale"]),
+                subject_address=config["subject"]["address"],
+                subject_fingerprint=config["subject"]["fingerprint"],
+                address=address,
+            )
+        except KeyError as missing:
+            raise UserError(f"dictionary {address} is incomplete: {missing.args[0]} is missing") from None
+
+    def __repr__(self) -> str:
+        what = f"topk, k={self.k}" if self.activation == "topk" else self.activation
+        where = self.hook_in if self.hook_in == self.hook_out else f"{self.hook_in} -> {self.hook_out}"
+        return f"Dictionary({self.address!r}, {self.n_latents} latents, width {self.width}, {what}, at {where})"
+
+
+def load_dictionary(address: str | Path, *, device: str = "cpu") -> Dictionary:
+    """Load a dictionary.
+
+    Parameters
+    ----------
+    address : str or Path
+        A run folder of ``sae``, a folder that `Dictionary.save` wrote, a folder in SAELens's layout, or
+        ``saelens:RELEASE/ID`` (downloaded by sae_lens).
+    device : str
+        Where its weights go.
+
+    Raises
+    ------
+    UserError
+        If there is no dictionary at the address, or it is of a kind that is not supported.
+    """
+    from workbench.dictionary_formats import read_dictionary
+
+    return read_dictionary(str(address)).to(device)
