@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by colour-blind readers as well (https://jfly.uni-koeln.de/color/)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 
+# Only what takes effect when axes are made; what a legend or a title looks like is decided later.
 _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -16,7 +17,6 @@ _STYLE: dict[str, Any] = {
     "axes.labelcolor": "#222222",
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.titlesize": 10,
     "axes.labelsize": 9,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.7,
@@ -24,9 +24,6 @@ _STYLE: dict[str, Any] = {
     "ytick.color": "#444444",
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
 }
 
 
@@ -55,7 +52,8 @@ def new_figure(
     from cycler import cycler
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
+    style: Any = {**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         axes = figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
     return figure, list(axes.flat)
