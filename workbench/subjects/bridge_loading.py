@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from workbench.errors import UserError
 from workbench.plugin import LoadOptions
 from workbench.subjects.bridge import BridgeSubject
 from workbench.subjects.sources import resolve_device
+from workbench.subjects.towers import explained, quiet
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -24,10 +26,8 @@ def read_config(name: str) -> Any:
     UserError
         If there is no such folder or name, or its model needs code of its own.
     """
-    try:
+    with explained(name):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
 
 
 def load_language_model(name: str, options: LoadOptions, address: str) -> BridgeSubject:
@@ -53,12 +53,10 @@ def load_language_model(name: str, options: LoadOptions, address: str) -> Bridge
             raise UserError(f"device {options.device!r} and device map {options.device_map!r}: give one of them")
         placement["device_map"] = options.device_map
     dtype = "auto" if options.dtype is None else getattr(torch, options.dtype)
-    try:
+    with quiet(transformers), explained(name):
         model, report = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **placement
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     if report["missing_keys"]:
         lacking = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"model {name!r} lacks weights of a {type(model).__name__}: {lacking}")
@@ -72,11 +70,5 @@ def _tokenizer(name: str) -> Any | None:
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
         return None
-    try:
+    with quiet(transformers), explained(name):
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the tokenizer of {name!r} cannot be loaded: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0]

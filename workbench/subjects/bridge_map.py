@@ -19,7 +19,12 @@ from workbench.errors import UserError
 FusedLayout = Literal["concatenated", "by_head"]
 
 # How a fused projection orders its output: all queries, all keys, all values; or the three of each head in turn.
-FUSED_LAYOUTS: Mapping[str, FusedLayout] = {"gpt2": "concatenated", "phi3": "concatenated", "gpt_neox": "by_head"}
+FUSED_LAYOUTS: Mapping[str, FusedLayout] = {
+    "gpt2": "concatenated",
+    "gpt_bigcode": "by_head",
+    "gpt_neox": "by_head",
+    "phi3": "concatenated",
+}
 
 
 @dataclass(frozen=True)
@@ -144,12 +149,12 @@ def map_parts(model: Any, address: str) -> ModelParts:
     first = parts[0]
     n_heads = int(config.n_heads)
     d_head = _n_inputs(first.o) // n_heads
-    layout = None
-    if first.qkv is not None:
-        layout = FUSED_LAYOUTS.get(model.config.model_type)
-        if layout is None:
-            raise UserError(f"{address} is a {architecture}, whose fused projection has a layout unknown here")
-    n_kv = _n_outputs(first.k) // d_head if first.k is not None else int(config.n_key_value_heads or n_heads)
+    layout, n_kv = None, n_heads
+    if first.k is not None:
+        n_kv = _n_outputs(first.k) // d_head
+    elif first.qkv is not None:
+        layout = _fused_layout(model.config, f"{address} is a {architecture}")
+        n_kv = n_heads if layout == "by_head" else (_n_outputs(first.qkv) // d_head - n_heads) // 2
     return ModelParts(
         embed=model.get_submodule(mapping["embed"].name),
         pos_embed=model.get_submodule(mapping["pos_embed"].name) if "pos_embed" in mapping else None,
@@ -163,6 +168,15 @@ def map_parts(model: Any, address: str) -> ModelParts:
         rotary=config.positional_embedding_type == "rotary",
         fused=layout,
     )
+
+
+def _fused_layout(config: Any, what: str) -> FusedLayout:
+    if getattr(config, "multi_query", False):  # one key and value head for all: there is no other order
+        return "concatenated"
+    layout = FUSED_LAYOUTS.get(config.model_type)
+    if layout is None:
+        raise UserError(f"{what}, whose fused query-key-value projection has a layout that is not known here")
+    return layout
 
 
 def _block_parts(block: nn.Module, template: Any) -> BlockParts:

@@ -76,7 +76,8 @@ def through(running: Pass, name: str, value: Tensor, n_heads: int | None = None)
     if n_heads is not None:
         shown = by_head(shown, n_heads)
     after = tape(name, shown)
-    return value if after is shown else after.reshape(value.shape)
+    # A view that was captured to be differentiated must itself be what the pass goes on from.
+    return value if after is shown and not tape.grad else after.reshape(value.shape)
 
 
 def by_head(x: Tensor, n_heads: int) -> Tensor:
@@ -323,6 +324,4 @@ def _embedded_position(running: Pass, _: Tensor, y: Tensor) -> Tensor:
     name = "hook_pos_embed"
     if not running.tape.wants(name):
         return y
-    shown = y.expand(running.tape.batch.n_examples, *y.shape[-2:])  # computed once for the whole batch
-    after = running.tape(name, shown)
-    return y if after is shown else after
+    return running.tape(name, y.expand(running.tape.batch.n_examples, *y.shape[-2:]))  # may be one for the whole batch
