@@ -23,16 +23,16 @@ def zoo_names() -> list[str]:
 
 def load_transformer_lens(name: str, options: LoadOptions) -> Subject:
     """Load a model that TransformerLens knows by name."""
-    from workbench.subjects import tl_source
+    from workbench.subjects.tl_source import load
 
-    return tl_source.load(name, device=options.device, dtype=options.dtype, device_map=options.device_map)
+    return load(name, device=options.device, dtype=options.dtype, device_map=options.device_map)
 
 
 def load_hugging_face(name: str, options: LoadOptions) -> Subject:
     """Load a Hugging Face model by name or from a local folder."""
-    from workbench.subjects import hf_source
+    from workbench.subjects.hf_source import load
 
-    return hf_source.load(name, device=options.device, dtype=options.dtype, device_map=options.device_map)
+    return load(name, device=options.device, dtype=options.dtype, device_map=options.device_map)
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from workbench import _checkout as _checkout
 
 if TYPE_CHECKING:
     from workbench.cache import open_store
-    from workbench.capture import capture
+    from workbench.capturing import capture
     from workbench.datasets.loading import load_dataset
     from workbench.dictionary import load_dictionary
     from workbench.execution import run
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["capture", "load_dataset", "load_dictionary", "load_run", "load_subject", "open_store", "run"]
 
 _HOME = {
-    "capture": "workbench.capture",
+    "capture": "workbench.capturing",
     "load_dataset": "workbench.datasets.loading",
     "load_dictionary": "workbench.dictionary",
     "load_run": "workbench.runs",

@@ -220,7 +220,7 @@ def write_yaml(values: Mapping[str, Any]) -> str:
 
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(dict(values), text)
     return text.getvalue()
 

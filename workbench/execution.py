@@ -185,7 +185,7 @@ def with_defaults(request: Request, root: Path) -> Inputs:
 
 def default_store(request: Request, root: Path) -> Store:
     """Capture what the plugin captures by default; a store captured before is used again."""
-    from workbench.capture import capture
+    from workbench.capturing import capture
 
     default = request.plugin.default_capture
     if default is None:
@@ -202,7 +202,7 @@ def default_store(request: Request, root: Path) -> Store:
         out=root / f"acts-{words}-{xxhash.xxh3_64_hexdigest(repr(what).encode())[:8]}",
         seed=request.seed,
         device=request.device,
-        model_dtype=request.dtype,
+        dtype=request.dtype,
         device_map=request.device_map,
         **default.options,
     )
@@ -271,7 +271,7 @@ def identity_parts(request: Request, context: Context) -> dict[str, Any]:
     }
     if inputs.store is not None:
         parts["store"] = inputs.store.fingerprint()
-        parts["labels"] = labels_fingerprint(inputs.store)
+        parts["labels"] = inputs.store.labels_fingerprint()
         parts["subject"] = inputs.store.manifest["model"]["fingerprint"]
     if inputs.model is not None and (plugin.needs.subject or inputs.store is not None):
         parts["subject"] = context.subject().fingerprint()
@@ -280,14 +280,6 @@ def identity_parts(request: Request, context: Context) -> dict[str, Any]:
     if inputs.dictionary is not None:
         parts["dictionary"] = context.dictionary().fingerprint()
     return parts
-
-
-def labels_fingerprint(store: Store) -> str:
-    """Hash the label files of a store."""
-    digest = xxhash.xxh3_128()
-    for path in sorted((store.folder / "labels").glob("*.h5")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def manifest_of(
