@@ -272,7 +272,7 @@ def _tensors_from_file(path: Path) -> Any:
 
 def _write_json(path: Path, data: Any, indent: int | None = 2) -> None:
     separators = None if indent else (",", ":")
-    text = json.dumps(data, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(data, indent=indent, separators=separators, allow_nan=False)
     _write_bytes(path, (text + "\n").encode())
 
 
