@@ -72,7 +72,7 @@ class Aligner:
 
     @cached_property
     def _next_visible(self) -> NDArray[np.int64]:
-        """Position of the first non-space character at or after each character; the text's length where none is left."""
+        """Position of the first non-space character at or after each one; the text's length where none is left."""
         codes = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), "<u4")
         positions = np.arange(len(codes) + 1)
         positions[:-1][IS_SPACE[np.minimum(codes, LAST_SPACE + 1)]] = len(codes)

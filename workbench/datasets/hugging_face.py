@@ -90,10 +90,8 @@ class HuggingFaceFolder(Dataset):
 
     def _require(self, column: str) -> None:
         if column not in self.schema.names:
-            raise UserError(f"{self.path} has no column {column!r}; it has {', '.join(self.schema.names)}")
-        kind = self.schema.field(column).type
-        if not is_plain(kind):
-            raise UserError(f"{self.path}: column {column!r} holds {kind}, where numbers, truth values or text are wanted")
+            has = ", ".join(self.schema.names)
+            raise UserError(f"{self.path} has no column {column!r} of numbers, truth values or text; it has {has}")
 
     def _require_text(self) -> None:
         if self.text_field not in self.schema.names:
@@ -152,8 +150,7 @@ class HuggingFaceFolder(Dataset):
         part = bisect_right(self._ends, index)
         table = self._read(part)
         row = index - (self._ends[part - 1] if part else 0)
-        columns = [field.name for field in table.schema if is_plain(field.type)]
-        return {name: table.column(name)[row].as_py() for name in columns}
+        return {name: table.column(name)[row].as_py() for name in table.column_names}
 
     def document(self, index: int) -> Document:
         """See `Dataset.document`."""
@@ -271,6 +268,7 @@ def open_parts(file: Path) -> list[tuple[int, Callable[[], pa.Table]]]:
         mapped.seek(0)
         opened = pa.ipc.open_file(mapped) if is_file_format else pa.ipc.open_stream(mapped)
         table = opened.read_all()
+        table = table.select([field.name for field in table.schema if is_plain(field.type)])
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{file}: not a readable {file.suffix[1:]} file ({error})") from None
     return [(table.num_rows, lambda: table)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 from workbench.datasets.files import IMAGE_SUFFIXES, hash_files, split_options, visible_files
-from workbench.datasets.kinds import LabelValues, encode, parse_cells
+from workbench.datasets.label_csv import read_label_csv
 from workbench.datasets.protocol import Dataset, Document, LabelSpec
 from workbench.errors import UserError, nearest
 
@@ -26,8 +25,8 @@ class ImageFolder(Dataset):
         The folder.
     labels : Path, optional
         A CSV file with a line of headers; its first column is the file name, each other column a label of the document
-        (see `LabelValues` for headers and kinds; an empty cell is undefined). If not given, ``labels.csv`` in the
-        folder or else beside it is taken where there is one.
+        (see `workbench.datasets.kinds.LabelValues` for headers and kinds; an empty cell is undefined). If not given,
+        ``labels.csv`` in the folder or else beside it is taken where there is one.
     address : str, optional
         How the dataset was named.
 
@@ -55,30 +54,15 @@ class ImageFolder(Dataset):
         self.label_specs = (*specs, *self._folders(taken={spec.name for spec in specs}))
 
     def _read_labels(self, file: Path) -> list[LabelSpec]:
-        header, lines = read_csv(file)
-        names: dict[str, int] = {}
-        for number, cells in lines:
-            name = cells[0].strip()
+        table = read_label_csv(file, "document", "labels")
+        for line, name in zip(table.lines, table.keys, strict=True):
             if name not in self._labels:
                 near = nearest(name, self._labels)
-                raise UserError(f"{file}, line {number}: there is no image {name!r} in the folder; nearest: {near}")
-            if name in names:
-                raise UserError(f"{file}, line {number}: {name!r} was labelled in line {names[name]}")
-            names[name] = number
-        specs: list[LabelSpec] = []
-        for column, title in enumerate(header[1:], start=1):
-            values = LabelValues(title, "document", "labels", f"{file}, line 1")
-            parsed = parse_cells([cells[column] for _, cells in lines])
-            for (number, _), value in zip(lines, parsed, strict=True):
-                if value is not None:
-                    values.see(value, f"{file}, line {number}")
-            spec = values.spec()
-            if spec.name in {other.name for other in specs}:
-                raise UserError(f"{file}, line 1: two columns are called {spec.name!r}")
-            for name, value in zip(names, parsed, strict=True):
-                self._labels[name][spec.name] = None if value is None else encode(spec, value)
-            specs.append(spec)
-        return specs
+                raise UserError(f"{file}, line {line}: there is no image {name!r} in the folder; nearest: {near}")
+        for spec, column in table.columns:
+            for name, value in zip(table.keys, column, strict=True):
+                self._labels[name][spec.name] = value
+        return [spec for spec, _ in table.columns]
 
     def _folders(self, taken: set[str]) -> list[LabelSpec]:
         parents = {name: Path(name).parent.as_posix() for name, _ in self.files}
@@ -123,23 +107,6 @@ def image_size(file: Path) -> tuple[int, int]:
             return image.size
     except OSError as error:
         raise UserError(f"{file}: not a readable image ({error})") from None
-
-
-def read_csv(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read a CSV file: its headers, and each further line with its number; lines of another length are an error."""
-    with file.open(encoding="utf-8-sig", newline="") as content:
-        reader = csv.reader(content)
-        try:
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{file}, after line {reader.line_num}: not a CSV file in UTF-8: {error}") from None
-    if not lines:
-        raise UserError(f"{file}: empty; its first line must name the columns")
-    (_, header), *rest = lines
-    for number, cells in rest:
-        if len(cells) != len(header):
-            raise UserError(f"{file}, line {number}: {len(cells)} cells, where the first line has {len(header)}")
-    return [title.strip() for title in header], rest
 
 
 def load_images(rest: str) -> ImageFolder:

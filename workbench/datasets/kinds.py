@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from typing import cast, get_args
 
 from workbench.datasets.protocol import Kind, LabelSpec, Level
@@ -41,8 +40,11 @@ class LabelValues:
         if (kind == "cyclic") != bool(period) or (period and not re.fullmatch(r"[1-9][0-9]*(\.[0-9]+)?", period)):
             raise UserError(f"{where}: label {header!r}: a cyclic label, and no other, has a period: 'hour:cyclic=24'")
         parts = path.split("/")
-        if len(parts) > 2 or not all(parts):
-            raise UserError(f"{where}: label {header!r} must be called NAME or GROUP/NAME")
+        if len(parts) > 2 or not all(parts) or (len(parts) == 2 and not re.fullmatch(r"\w[\w.-]*", parts[0])):
+            raise UserError(
+                f"{where}: label {header!r} must be called NAME or GROUP/NAME; "
+                "a group has letters, digits, '_', '-' and '.' only"
+            )
         self.group, self.name = parts if len(parts) == 2 else (group, parts[0])
         self.level: Level = level
         self.kind = cast("Kind | None", kind or None)
@@ -94,12 +96,3 @@ def encode(spec: LabelSpec, value: Scalar) -> float:
     if spec.kind == "binary":
         return float(value.lower() in YES)
     return float(spec.categories.index(value))
-
-
-def parse_cells(cells: Sequence[str]) -> list[Scalar | None]:
-    """Read a column of a CSV file: numbers if every cell is one, else text; empty cells are None."""
-    stripped = [cell.strip() for cell in cells]
-    try:
-        return [float(cell) if cell else None for cell in stripped]
-    except ValueError:
-        return [cell or None for cell in stripped]

@@ -1,0 +1,309 @@
+"""Capture: run a subject model over a dataset once and keep the activations of some hook points in a store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.cache import ActivationSpec, Store, StoreWriter, open_store, to_array
+from workbench.capture_plan import Plan, Planner
+from workbench.datasets.loading import load_dataset
+from workbench.datasets.protocol import Dataset
+from workbench.datasets.text import TextList
+from workbench.errors import UserError
+from workbench.labelling import label_from_dataset
+from workbench.progress import progress
+from workbench.subjects.protocol import HookPoint, Subject
+from workbench.subjects.sources import load_subject
+
+StoreDtype = Literal["float32", "float16", "bfloat16"]
+
+log = logging.getLogger("workbench")
+
+
+def capture(
+    model: str | Subject,
+    *,
+    data: str | Path | Dataset | Sequence[str],
+    hooks: str | Sequence[str],
+    out: str | Path,
+    rows: int | None = None,
+    positions: str = "all",
+    store_dtype: StoreDtype | None = None,
+    batch_size: int | None = None,
+    context_length: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str | None = None,
+    device_map: str | None = None,
+    labels: bool = True,
+) -> Store:
+    """Run a subject model over a dataset and keep the activations of some hook points, with the dataset's labels.
+
+    The same call goes on with a store that it left unfinished, and does nothing to a finished one. However often it was
+    stopped, the store ends with the same bytes, as long as `batch_size` is the same.
+
+    Parameters
+    ----------
+    model : str or Subject
+        An address (``zoo:pycode``), or a subject model.
+    data : str, Path, Dataset or sequence of str
+        An address (``python-stdlib``, ``corpus.jsonl``, ``photos/``), a dataset, or texts.
+    hooks : str or sequence of str
+        Hook points, or patterns: ``blocks.*.hook_resid_post``.
+    out : path
+        Folder of the store.
+    rows : int, optional
+        How many rows, from a seeded sample of the documents (see `workbench.capture_plan.Planner.plan`); all if not
+        given.
+    positions : str
+        Which positions become rows: ``all``, ``last``, ``class``, ``label:NAME``, ``share:0.1`` (see
+        `workbench.capture_positions.parse_positions`). Special tokens are among ``all``, flagged.
+    store_dtype : "float32", "float16" or "bfloat16", optional
+        Of the stored values; the subject's own if not given.
+    batch_size : int, optional
+        Sequences or images in a forward pass; if not given, as many as have 8192 positions.
+    context_length : int, optional
+        Longest sequence in tokens, special ones included; the subject's own if not given.
+    seed : int
+        Of the sample, and of positions that are a share.
+    device, dtype, device_map : str, optional
+        How a subject given by its address is loaded; see `load_subject`.
+    labels : bool
+        Whether the dataset's labels are stored.
+
+    Returns
+    -------
+    Store
+        Finished.
+
+    Raises
+    ------
+    UserError
+        For wrong input, and where a value overflows; the message names what is wrong and what would be right.
+    workbench.cache.StoreError
+        If the folder holds another store or something else, or cannot be written.
+    """
+    subject = (
+        load_subject(model, device=device, dtype=dtype, device_map=device_map) if isinstance(model, str) else model
+    )
+    dataset = as_dataset(data)
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch size {batch_size}: must be at least 1")
+    points = [subject.hook_points[name] for name in subject.expand([hooks] if isinstance(hooks, str) else hooks)]
+    longest = subject.n_context if context_length is None else context_length
+    specs = {point.name: activation_spec(point, subject, longest, store_dtype) for point in points}
+    plan = Planner(subject, dataset, positions, context_length, seed).plan(rows)
+    require_positions(points, plan)
+    if rows is not None and plan.examples.n_rows < rows:
+        log.info("%s has %d rows of the %d asked for", dataset.address, plan.examples.n_rows, rows)
+    manifest = describe(subject, dataset, plan, hooks, positions, rows, context_length, seed)
+    folder = Path(out)
+    with StoreWriter(folder, specs, plan.examples, manifest) as writer:
+        if subject.modality == "text" and not writer.finished:
+            subject.save_tokenizer(folder / "tokenizer")
+        if labels and {spec.name for spec in dataset.label_specs} - set(open_store(folder).labels):
+            label_from_dataset(open_store(folder), dataset, plan.documents)
+        if writer.finished:
+            log.info("%s is finished: %d rows", folder, writer.n_rows)
+            return open_store(folder)
+        if writer.next_row:
+            log.info("%s: going on from row %d of %d", folder, writer.next_row, writer.n_rows)
+        forward(subject, dataset, plan, specs, writer, batch_size)
+    return open_store(folder)
+
+
+def as_dataset(data: str | Path | Dataset | Sequence[str]) -> Dataset:
+    """Open a dataset by its address, or make one of texts."""
+    if isinstance(data, str | Path):
+        return load_dataset(str(data))
+    return data if isinstance(data, Dataset) else TextList(data)
+
+
+def activation_spec(
+    point: HookPoint, subject: Subject, context_length: int, store_dtype: StoreDtype | None
+) -> ActivationSpec:
+    """Say what one row of a hook point is: its axes without batch and position, keys as many as the context is long."""
+    known = get_args(StoreDtype)
+    kept = store_dtype or str(subject.dtype).removeprefix("torch.")
+    if kept not in known:
+        raise UserError(f"{kept} cannot be stored: choose a store dtype, one of {', '.join(known)}")
+    sizes = dict(zip(point.axes, point.shape, strict=True))
+    axes = tuple(axis for axis in point.axes if axis not in {"batch", "pos", "query"})
+    shape = tuple(context_length if axis == "key" else sizes[axis] for axis in axes)
+    unknown = [axis for axis, size in zip(axes, shape, strict=True) if size is None]
+    if unknown:
+        raise UserError(f"{point.name} cannot be stored: the size of its axis {unknown[0]!r} differs between batches")
+    return ActivationSpec(axes, cast("tuple[int, ...]", shape), cast("StoreDtype", kept))
+
+
+def require_positions(points: list[HookPoint], plan: Plan) -> None:
+    """Refuse a hook point with one value per sequence if sequences have several rows."""
+    for point in points:
+        if row_axis(point) is None and (np.diff(plan.examples.first_rows) != 1).any():
+            raise UserError(
+                f"{point.name} has one value per example and none per position: give positions class or last, or "
+                "capture it alone"
+            )
+
+
+def row_axis(point: HookPoint) -> str | None:
+    """Return the axis along which rows lie: positions, or the queries of attention; None if there is none."""
+    return next((axis for axis in ("pos", "query") if axis in point.axes), None)
+
+
+def describe(
+    subject: Subject,
+    dataset: Dataset,
+    plan: Plan,
+    hooks: str | Sequence[str],
+    positions: str,
+    rows: int | None,
+    context_length: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what the manifest says of a capture; only the fingerprints are held against those of a later call."""
+    prints = {
+        "model": subject.fingerprint(),
+        "dataset": dataset.fingerprint(),
+        "tokenizer": subject.tokenizer_fingerprint(),
+    }
+    dtype = str(subject.dtype).removeprefix("torch.")
+    return {
+        "fingerprints": {**prints, "model_dtype": dtype},
+        "model": {"address": subject.address, "fingerprint": prints["model"], "dtype": dtype},
+        "dataset": {"address": dataset.address, "fingerprint": prints["dataset"], "folder": plan.root},
+        "tokenizer": {"fingerprint": prints["tokenizer"]},
+        "capture": {
+            "hooks": [hooks] if isinstance(hooks, str) else list(hooks),
+            "positions": positions,
+            "rows": rows,
+            "context_length": context_length,
+            "seed": seed,
+            "device": str(subject.device),
+        },
+        "software": software(),
+    }
+
+
+def software() -> dict[str, str]:
+    """Return versions of what computes the values; a checkout that was not installed has none."""
+    found = {}
+    for name in ("interp-workbench", "torch", "transformers", "transformer-lens"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def forward(
+    subject: Subject,
+    dataset: Dataset,
+    plan: Plan,
+    specs: dict[str, ActivationSpec],
+    writer: StoreWriter,
+    batch_size: int | None,
+) -> None:
+    """Run the batches that are still wanting and append their rows."""
+    with progress(writer.n_rows, "rows", "capture", log, done=writer.next_row) as ticker:
+        for sequences in plan.batches(batch_size, writer.next_row):
+            values = run_batch(subject, dataset, plan, specs, sequences)
+            done = writer.next_row - int(plan.examples.first_rows[sequences.start])
+            writer.append({name: array[done:] for name, array in values.items()})
+            ticker.advance(len(next(iter(values.values()))) - done)
+
+
+def run_batch(
+    subject: Subject, dataset: Dataset, plan: Plan, specs: dict[str, ActivationSpec], sequences: range
+) -> dict[str, NDArray[Any]]:
+    """Run one batch and return the rows of its sequences, by hook point, as the store takes them."""
+    examples = plan.examples
+    if subject.modality == "text":
+        batch = subject.batch([plan.window(s) for s in sequences])
+    else:
+        documents = [plan.documents[examples.sequence_document[s]] for s in sequences]
+        batch = subject.batch([dataset.document(d).image for d in documents])
+        wanted = int(examples.bounds[1])
+        if batch.mask.shape[1] != wanted:
+            names = examples.documents[examples.sequence_document[sequences.start]]
+            raise UserError(
+                f"the images from {names!r} on have {batch.mask.shape[1]} positions, where the first has {wanted}: "
+                "bring all to the same size"
+            )
+    captured = subject.capture(batch, list(specs))
+    positions = [examples.positions_of(s) for s in sequences]
+    of_batch = torch.from_numpy(np.repeat(np.arange(len(positions)), [len(each) for each in positions]))
+    at = torch.from_numpy(np.concatenate(positions))
+    lengths = torch.from_numpy(np.diff(examples.bounds)[sequences.start : sequences.stop])[of_batch]
+    first_row = int(examples.first_rows[sequences.start])
+    return {
+        name: storable(
+            rows_of(subject.hook_points[name], captured[name], of_batch, at, lengths, spec), name, spec, first_row
+        )
+        for name, spec in specs.items()
+    }
+
+
+def rows_of(
+    point: HookPoint, value: Tensor, of_batch: Tensor, at: Tensor, lengths: Tensor, spec: ActivationSpec
+) -> Tensor:
+    """Take rows out of a captured activation.
+
+    Parameters
+    ----------
+    point : HookPoint
+        Names the axes of `value`.
+    value : Tensor
+        As captured.
+    of_batch, at, lengths : int64 Tensor [rows]
+        Example in the batch, position in it, and length of the example, of each row.
+    spec : ActivationSpec
+        What a row is.
+
+    Returns
+    -------
+    Tensor [rows, ...]
+        Keys of attention past the end of an example are NaN.
+    """
+    of_batch, at = of_batch.to(value.device), at.to(value.device)
+    along = row_axis(point)
+    if along is None:
+        return value[of_batch]
+    rows = value.movedim(point.axes.index(along), 1)[of_batch, at]
+    if "key" not in spec.axes:
+        return rows
+    key = 1 + spec.axes.index("key")
+    full = rows.new_full((len(rows), *spec.shape), torch.nan)
+    full.narrow(key, 0, rows.shape[key]).copy_(rows)
+    is_past = torch.arange(full.shape[key], device=full.device) >= lengths.to(full.device)[:, None]
+    shape = [len(rows)] + [full.shape[key] if axis == key else 1 for axis in range(1, full.ndim)]
+    return full.masked_fill_(is_past.view(shape), torch.nan)
+
+
+def storable(rows: Tensor, name: str, spec: ActivationSpec, first_row: int) -> NDArray[Any]:
+    """Return rows as the store takes them: of its own dtype bit for bit, of another as float32 for it to round.
+
+    Raises
+    ------
+    UserError
+        If the subject itself overflowed in float16.
+    """
+    if rows.dtype == torch.float16:
+        # scores of positions that are not seen are minus infinity by design
+        overflowed = torch.isposinf(rows) if name.endswith("attn_scores") else torch.isinf(rows)
+        if overflowed.any():
+            row = first_row + int(overflowed.flatten(1).any(1).nonzero()[0])
+            raise UserError(
+                f"{name}, row {row}: overflow, the subject runs in float16; load it with dtype bfloat16 or float32"
+            )
+    if str(rows.dtype) != f"torch.{spec.dtype}":
+        rows = rows.float()
+    return to_array(rows)
