@@ -134,6 +134,8 @@ def map_parts(model: Any, address: str) -> ModelParts:
             f"{address} is a {architecture}, which the TransformerBridge does not know; "
             f"it knows {', '.join(supported_architectures())}"
         )
+    if getattr(model.config, "clip_qkv", None) is not None:
+        raise UserError(f"{address} clips queries, keys and values (clip_qkv), which its hook points would not show")
     config = build_bridge_config_from_hf(model.config, architecture, address, model.dtype)
     mapping = ArchitectureAdapterFactory.select_architecture_adapter(config).component_mapping
     template = mapping.get("blocks")

@@ -59,18 +59,22 @@ def survey(subject: BridgeSubject) -> dict[str, HookPoint]:
     ------
     UserError
         If what attention and MLP add does not sum to the residual stream, a hook point is passed twice, or the pattern
-        is not the one that the attention uses: the architecture does more than its parts show.
+        is not the one that the attention uses: the architecture does more than its parts show. Also if the library
+        cannot run the model at all (a mixture of experts in float64).
     """
     tokens = torch.arange(N_TOKENS, device=subject.device)[None] % subject.n_vocab
     mask = torch.ones_like(tokens, dtype=torch.bool)
     tape = Survey(Batch(tokens, mask, torch.zeros_like(mask)))
-    with torch.no_grad():
-        subject.forward(tape.batch, tape)
+    kind = type(subject.model).__name__
+    try:
+        with torch.no_grad():
+            subject.forward(tape.batch, tape)
+    except RuntimeError as error:
+        raise UserError(f"{subject.address} is a {kind} that does not run in {subject.dtype}: {error}") from error
     wrong = [f"{name} is passed more than once" for name in tape.repeated[:1]]
     for layer in range(subject.n_layers):
         wrong += _faults(subject, layer, tape.captured)
     if wrong:
-        kind = type(subject.model).__name__
         raise UserError(f"{subject.address} is a {kind}, whose parts cannot be told apart exactly: {wrong[0]}")
     return {name: _hook_point(name, value) for name, value in tape.captured.items()}
 

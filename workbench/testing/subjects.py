@@ -250,12 +250,18 @@ def check_wrong_input_is_refused(subject: Subject, batch: Batch) -> None:
         ({"blocks.0.hook_resid_per": lambda x, at: x}, "nearest: blocks.0.hook_resid_pre"),
     ]
     for edits, says in wrong:
-        try:
-            subject.run(batch, edits=edits)
-        except UserError as error:
-            assert says in str(error), f"{error} does not say {says!r}"
-        else:
-            raise AssertionError(f"an edit that should be refused ({says}) was not")
+        message = _refusal(subject, batch, edits)
+        assert message is not None, f"an edit that should be refused ({says}) was not"
+        assert says in message, f"{message!r} does not say {says!r}"
+
+
+def _refusal(subject: Subject, batch: Batch, edits: dict[str, Edit]) -> str | None:
+    """The message with which edits are refused; None if they are not."""
+    try:
+        subject.run(batch, edits=edits)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def check_gradients(subject: Subject, batch: Batch) -> None:
