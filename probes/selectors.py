@@ -51,9 +51,7 @@ def rank(scores: Float[np.ndarray, " units"]) -> Int[np.ndarray, " units"]:
     return np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
 
 
-def class_difference(
-    X: Units, Y: Float[np.ndarray, "rows labels"], totals: Float[np.ndarray, " units"] | None = None
-) -> Float[np.ndarray, "labels units"]:
+def class_difference(X: Units, Y: Float[np.ndarray, "rows labels"]) -> Float[np.ndarray, "labels units"]:
     """Return the difference of class means of every unit, for many labels in one product.
 
     Parameters
@@ -62,34 +60,70 @@ def class_difference(
         [rows, units].
     Y : np.ndarray
         [rows, labels] 1 for the positive class, 0 for the negative, in the dtype of X.
-    totals : np.ndarray, optional
-        [units] column sums of X, where they are known.
     """
     n_positive = Y.sum(axis=0, dtype=np.float64)[:, None]
     positive = np.asarray((X.T @ Y).T, dtype=np.float64)
-    if totals is None:
-        totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
+    totals = np.asarray(X.sum(axis=0, dtype=np.float64)).ravel()
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(positive / n_positive - (totals - positive) / (X.shape[0] - n_positive))
 
 
-def mutual_information(X: Units, y: Bool[np.ndarray, " rows"], n_bins: int = N_BINS) -> Float[np.ndarray, " units"]:
-    """Return bits that each unit's quantile bin tells about the label; sees units that are not monotone.
+def mutual_information(
+    X: Units, Y: Float[np.ndarray, "rows labels"], n_bins: int = N_BINS
+) -> Float[np.ndarray, "labels units"]:
+    """Return bits that each unit's quantile bin tells about each label; sees units that are not monotone.
 
     Equal values stay in one bin, so a silent unit has few. Plug-in estimate: about `(n_bins - 1)/(2·ln 2·rows)` bits
     too high for a unit that tells nothing.
+
+    Parameters
+    ----------
+    X : np.ndarray or csc_matrix
+        [rows, units].
+    Y : np.ndarray
+        [rows, labels] 1 for the positive class, 0 for the negative.
+    n_bins : int
+        Quantile bins of each unit.
     """
-    y = np.asarray(y, dtype=np.int64)
-    scores = np.zeros(X.shape[1])
+    n, n_labels = Y.shape
+    scores = np.zeros((n_labels, X.shape[1]))
     at = np.linspace(0, 1, n_bins + 1)[1:-1]
+    rate = Y.mean(axis=0)
+    classes = np.stack([1 - rate, rate])
     for unit in range(X.shape[1]):
         column = columns(X, np.array([unit]))[:, 0]
         bins = np.searchsorted(np.unique(np.quantile(column, at)), column, side="right")
-        joint = np.bincount(bins * 2 + y, minlength=2 * n_bins).reshape(n_bins, 2) / len(y)
-        expected = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
-        seen = joint > 0
-        scores[unit] = (joint[seen] * np.log2(joint[seen] / expected[seen])).sum()
+        members = sp.csr_matrix((np.ones(n, Y.dtype), (bins, np.arange(n))), shape=(n_bins, n))
+        size = np.bincount(bins, minlength=n_bins)[:, None] / n
+        positive = np.asarray(members @ Y, dtype=np.float64) / n
+        joint = np.stack([size - positive, positive])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            terms = joint * np.log2(joint / (size * classes[:, None]))
+        scores[:, unit] = np.where(joint > 0, terms, 0).sum(axis=(0, 1))
     return scores
+
+
+def label_scores(
+    X: Units,
+    Y: Float[np.ndarray, "rows labels"],
+    selector: Selector = "standardised",
+    scale: Float[np.ndarray, " units"] | None = None,
+) -> Float[np.ndarray, "labels units"]:
+    """Return `unit_scores` for many labels (or many permutations of one), at little more than the cost of one.
+
+    Parameters
+    ----------
+    X : np.ndarray or csc_matrix
+        [rows, units] of unit variance.
+    Y : np.ndarray
+        [rows, labels] 1 for the positive class, 0 for the negative, in the dtype of X.
+    selector, scale
+        As for `unit_scores`.
+    """
+    if selector == "mutual_information":
+        return mutual_information(X, Y)
+    difference = np.abs(class_difference(X, Y))
+    return np.asarray(difference * scale) if selector == "mean_difference" and scale is not None else difference
 
 
 def unit_scores(
@@ -111,10 +145,7 @@ def unit_scores(
     scale : np.ndarray, optional
         [units] what the units were divided by; for the raw mean difference.
     """
-    if selector == "mutual_information":
-        return mutual_information(X, y)
-    difference = np.abs(class_difference(X, np.asarray(y, dtype=X.dtype)[:, None]))[0]
-    return np.asarray(difference * scale) if selector == "mean_difference" and scale is not None else difference
+    return np.asarray(label_scores(X, np.asarray(y, dtype=X.dtype)[:, None], selector, scale)[0])
 
 
 def select_units(
