@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from workbench import _checkout as _checkout
+from workbench.display import register as _register_display
 
 if TYPE_CHECKING:
     from workbench.cache import open_store
@@ -40,3 +41,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+_register_display()

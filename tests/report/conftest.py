@@ -124,9 +124,7 @@ def sae_result(n_pages=40):
     panel.plot([8, 16, 32, 64], [0.71, 0.8, 0.87, 0.91], "o-")
     panel.set(xlabel="k", ylabel="explained variance", xscale="log")
     result.add_figure("sparsity", figure, description="What a larger k would buy.")
-    result.add_section(
-        "latents", "latents", make_latents(n_pages), "Latents chosen evenly over the order of density."
-    )
+    result.add_section("latents", "latents", make_latents(n_pages), "Latents chosen evenly over the order of density.")
     result.add_section("reading", "text", "A latent is a direction.\n\nIts contexts are where it is most active.")
     frame = pd.DataFrame({"step": steps, "loss": 0.13 + np.exp(-steps / 700), "learning_rate": 3e-4, "dead": 0})
     frame["dead"] = (300 * np.exp(-steps / 900)).astype(int)
