@@ -152,7 +152,7 @@ class Planner:
         by_length: list[PlannedSequence] = []
         for first in range(0, len(chosen), SORTED_SEQUENCES):
             by_length += sorted(chosen[first : first + SORTED_SEQUENCES], key=lambda each: len(each.window.tokens))
-        return self.build(by_length)
+        return self.build(by_length, list(dict.fromkeys(sequence.document for sequence in chosen)))
 
     def sequences(self, documents: range | list[int]) -> Iterator[PlannedSequence]:
         """Go through the sequences of some documents that have a row."""
@@ -208,33 +208,27 @@ class Planner:
                 n_rows += int(sequences[place].rows.sum())
         return chosen
 
-    def build(self, sequences: list[PlannedSequence]) -> Plan:
-        """Write the sequences down as the store wants them."""
+    def build(self, sequences: list[PlannedSequence], documents: list[int]) -> Plan:
+        """Write sequences and documents down, in the orders given, as the store wants them."""
         builder = ExamplesBuilder(self.subject.modality)
-        places: dict[int, int] = {}
+        places = {}
+        images: dict[int, tuple[str, tuple[int, int]]] = {}
         root = ""
-        for sequence in sequences:
-            window, rows, is_new = sequence.window, sequence.rows, sequence.document not in places
-            if is_new or self.subject.modality == "vision":
-                document = self.dataset.document(sequence.document)
-            if is_new:
-                places[sequence.document] = builder.document(document.name, fields_of(document))
-            place = places[sequence.document]
-            if self.subject.modality == "text":
-                builder.sequence(
-                    place,
-                    window.tokens,
-                    special=window.special,
-                    offsets=window.offsets,
-                    rows=rows,
-                    window=sequence.number,
-                )
-            else:
+        for index in documents:
+            document = self.dataset.document(index)
+            places[index] = builder.document(document.name, fields_of(document))
+            if self.subject.modality == "vision":
                 path, root = image_path(document)
-                builder.image(
-                    place, path, image_size(image_of(document)), window.tokens, special=window.special, rows=rows
-                )
-        return Plan(builder.build(), tuple(places), root)
+                images[index] = path, image_size(image_of(document))
+        for sequence in sequences:
+            place, tokens, special = places[sequence.document], sequence.window.tokens, sequence.window.special
+            if self.subject.modality == "text":
+                offsets, number = sequence.window.offsets, sequence.number
+                builder.sequence(place, tokens, special=special, offsets=offsets, rows=sequence.rows, window=number)
+            else:
+                path, size = images[sequence.document]
+                builder.image(place, path, size, tokens, special=special, rows=sequence.rows)
+        return Plan(builder.build(), tuple(documents), root)
 
 
 def in_order(taken: dict[int, list[PlannedSequence]]) -> list[PlannedSequence]:

@@ -38,7 +38,7 @@ def capture(
     out: str | Path,
     rows: int | None = None,
     positions: str = "all",
-    store_dtype: StoreDtype | None = None,
+    store_dtype: str | None = None,
     batch_size: int | None = None,
     context_length: int | None = None,
     seed: int = 0,
@@ -68,8 +68,8 @@ def capture(
     positions : str
         Which positions become rows: ``all``, ``last``, ``class``, ``label:NAME``, ``share:0.1`` (see
         `workbench.capture_positions.parse_positions`). Special tokens are among ``all``, flagged.
-    store_dtype : "float32", "float16" or "bfloat16", optional
-        Of the stored values; the subject's own if not given.
+    store_dtype : str, optional
+        ``float32``, ``float16`` or ``bfloat16``, of the stored values; the subject's own if not given.
     batch_size : int, optional
         Sequences or images in a forward pass; if not given, as many as have 8192 positions.
     context_length : int, optional
@@ -129,9 +129,7 @@ def as_dataset(data: str | Path | Dataset | Sequence[str]) -> Dataset:
     return data if isinstance(data, Dataset) else TextList(data)
 
 
-def activation_spec(
-    point: HookPoint, subject: Subject, context_length: int, store_dtype: StoreDtype | None
-) -> ActivationSpec:
+def activation_spec(point: HookPoint, subject: Subject, context_length: int, store_dtype: str | None) -> ActivationSpec:
     """Say what one row of a hook point is: its axes without batch and position, keys as many as the context is long."""
     known = get_args(StoreDtype)
     kept = store_dtype or str(subject.dtype).removeprefix("torch.")

@@ -1,0 +1,116 @@
+"""``workbench store``: look at a store, check it, add labels to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.cli import options
+from workbench.cli.printing import log_to_terminal, print_json, print_table
+
+if TYPE_CHECKING:
+    from workbench.cache import Store
+
+app = typer.Typer(help="Look at an activation store, check it, add labels to it.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(metavar="ACTS", help="Folder of the store.", show_default=False)]
+
+
+@app.command("info")
+def info(folder: Folder, json: options.Json = False) -> None:
+    """Say what a store holds: where it came from, its hook points and its labels."""
+    from workbench.cache import open_store
+
+    store = open_store(folder)
+    facts = facts_of(store)
+    if json:
+        print_json(facts)
+        return
+    rows = f"{store.n_rows:,}" if store.finished else f"{store.n_rows:,} of {store.n_rows_planned:,}, unfinished"
+    lines = {
+        "model": facts["model"],
+        "data": facts["dataset"],
+        "rows": rows,
+        "documents": f"{facts['documents']:,}",
+        "size": f"{store.n_bytes / 1e6:,.1f} MB",
+        "fingerprint": facts["fingerprint"],
+    }
+    for name, value in lines.items():
+        typer.echo(f"{name:12s} {value}")
+    points = [(name, spec.dtype, sizes(spec.axes, spec.shape)) for name, spec in store.hook_points.items()]
+    typer.echo()
+    print_table("", ["hook point", "stored as", "of a row"], points)
+    if facts["labels"]:
+        typer.echo()
+        titles = ["label", "group", "level", "kind", "description"]
+        print_table("", titles, [[label[title] for title in ("name", *titles[1:])] for label in facts["labels"]])
+
+
+@app.command("verify")
+def verify(folder: Folder, json: options.Json = False) -> None:
+    """Check every byte against its checksum; exit code 1 if there is damage."""
+    from workbench.cache import open_store
+    from workbench.progress import progress
+
+    log_to_terminal()
+    store = open_store(folder)
+    with progress(store.n_bytes, "bytes", "verify") as ticker:
+        damage = store.verify(ticker.advance)
+    if json:
+        print_json({"folder": str(folder), "damage": [vars(one) for one in damage]})
+    else:
+        for one in damage:
+            typer.echo(str(one))
+        typer.echo(f"{folder}: {len(damage)} faults" if damage else f"{folder}: no damage in {store.n_rows:,} rows")
+    if damage:
+        raise typer.Exit(1)
+
+
+@app.command("label")
+def label(
+    folder: Folder,
+    file: Annotated[
+        Path, typer.Argument(help="CSV, or JSON lines; see docs/datasets.md.", metavar="FILE", show_default=False)
+    ],
+    json: options.Json = False,
+) -> None:
+    """Add the labels of a file, replacing the groups that they are in; activations are not touched."""
+    from workbench.cache import open_store
+    from workbench.label_files import label_from_file
+
+    log_to_terminal()
+    store = open_store(folder)
+    specs = label_from_file(store, file)
+    defined = {spec.name: int(store.label(spec.name)[1].sum()) for spec in specs}
+    if json:
+        print_json([{"name": spec.name, "group": spec.group, "rows": defined[spec.name]} for spec in specs])
+        return
+    rows = [(spec.name, spec.group, spec.level, spec.kind, f"{defined[spec.name]:,}") for spec in specs]
+    print_table("", ["label", "group", "level", "kind", "rows with a value"], rows)
+
+
+def facts_of(store: Store) -> dict[str, Any]:
+    """Return what there is to know of a store, as plain values."""
+    manifest = store.manifest
+    return {
+        "folder": str(store.folder),
+        "model": manifest.get("model", {}).get("address", "unknown"),
+        "dataset": manifest.get("dataset", {}).get("address", "unknown"),
+        "rows": store.n_rows,
+        "rows_planned": store.n_rows_planned,
+        "finished": store.finished,
+        "documents": len(store.documents),
+        "bytes": store.n_bytes,
+        "fingerprint": store.fingerprint(),
+        "hook_points": {name: spec.to_json() for name, spec in store.hook_points.items()},
+        "labels": [vars(label) for label in store.labels.values()],
+        "capture": manifest.get("capture", {}),
+        "software": manifest.get("software", {}),
+    }
+
+
+def sizes(axes: tuple[str, ...], shape: tuple[int, ...]) -> str:
+    """Write a shape with the names of its axes: ``head 4 × key 128``."""
+    return " × ".join(f"{axis} {size}" for axis, size in zip(axes, shape, strict=True)) or "one number"
