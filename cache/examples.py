@@ -15,7 +15,7 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.files import raw, replace_file
+from workbench.cache.files import raw, replace_hdf5
 from workbench.cache.schema import FORMAT, SCHEMA, Modality, origin_dtype
 
 FILE = "examples.h5"
@@ -136,20 +136,19 @@ class Examples:
     def write(self, folder: Path) -> None:
         """Write ``examples.h5`` into a store, atomically."""
 
-        def write(path: Path) -> None:
-            with h5py.File(path, "w", libver=("v110", "v110")) as file:
-                file.attrs.update(format=f"{FORMAT}: examples", schema=SCHEMA, modality=self.modality)
-                fields = [json.dumps(entry, sort_keys=True) for entry in self.document_fields]
-                texts = {"documents/name": self.documents, "documents/fields": fields, "sequences/path": self.paths}
-                for name, values in texts.items():
-                    file.create_dataset(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
-                for name, array in self._arrays().items():
-                    file.create_dataset(name, data=array)
-                # derived, for whoever reads this file without us
-                file.create_dataset("sequences/first_row", data=self.first_rows[:-1])
-                file.create_dataset("sequences/n_rows", data=np.diff(self.first_rows))
+        def fill(file: Any) -> None:
+            file.attrs.update(format=f"{FORMAT}: examples", schema=SCHEMA, modality=self.modality)
+            fields = [json.dumps(entry, sort_keys=True) for entry in self.document_fields]
+            texts = {"documents/name": self.documents, "documents/fields": fields, "sequences/path": self.paths}
+            for name, values in texts.items():
+                file.create_dataset(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
+            for name, array in self._arrays().items():
+                file.create_dataset(name, data=array)
+            # derived, for whoever reads this file without us
+            file.create_dataset("sequences/first_row", data=self.first_rows[:-1])
+            file.create_dataset("sequences/n_rows", data=np.diff(self.first_rows))
 
-        replace_file(folder / FILE, write)
+        replace_hdf5(folder / FILE, fill)
 
     @classmethod
     def read(cls, folder: Path, digest: str) -> Examples:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import xxhash
 from filelock import FileLock, Timeout
@@ -15,6 +17,9 @@ from numpy.typing import NDArray
 from workbench.cache.errors import StoreError
 
 PART = ".part"
+LIBRARY_VERSIONS = ("v110", "v110")
+"""Oldest and newest HDF5 whose format is used: from 1.10 on all of its own structure carries checksums."""
+
 BLOCK_BYTES = 4 << 20
 
 
@@ -58,6 +63,23 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def replace_hdf5(path: Path, fill: Callable[[Any], None]) -> None:
+    """Replace an HDF5 file atomically; `fill` gets the open ``h5py.File``.
+
+    HDF5 works in memory and the bytes are written by us: where a disk is full, HDF5 2.0 fails at closing the file, in a
+    way that can end the process.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:
+        fill(file)
+    replace_file(path, lambda part: _write_bytes(part, image.getbuffer()))
+
+
+def _write_bytes(path: Path, data: memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
 
 
 def cannot_write(path: Path, error: OSError) -> StoreError:

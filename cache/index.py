@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from workbench.cache.files import replace_file
+from workbench.cache.files import replace_hdf5
 from workbench.cache.layout import FOLDER, Column, columns
 from workbench.cache.manifest import Manifest
 from workbench.cache.schema import FORMAT, ROWS, SCHEMA
@@ -24,20 +24,19 @@ def write_index(folder: Path, manifest: Manifest) -> None:
     so that is NaN (for bfloat16 the bits of one, for origins -1), which no one takes for a measurement.
     """
 
-    def write(path: Path) -> None:
-        with h5py.File(path, "w", libver=("v110", "v110")) as file:
-            file.attrs.update(format=f"{FORMAT}: index", schema=SCHEMA, finished=manifest.finished)
-            for column in columns(manifest).values():
-                virtual = h5py.VirtualLayout((manifest.committed_rows, *column.shape), column.dtype)
-                for shard in manifest.shards:
-                    source = (shard.n_rows, *column.shape)
-                    virtual[shard.first_row : shard.end_row] = h5py.VirtualSource(
-                        f"{FOLDER}/{shard.name}", column.path, source, column.dtype
-                    )
-                made = file.create_virtual_dataset(column.path, virtual, fillvalue=_missing(column))
-                made.attrs.update(column.attributes)
+    def fill(file: Any) -> None:
+        file.attrs.update(format=f"{FORMAT}: index", schema=SCHEMA, finished=manifest.finished)
+        for column in columns(manifest).values():
+            virtual = h5py.VirtualLayout((manifest.committed_rows, *column.shape), column.dtype)
+            for shard in manifest.shards:
+                source = (shard.n_rows, *column.shape)
+                virtual[shard.first_row : shard.end_row] = h5py.VirtualSource(
+                    f"{FOLDER}/{shard.name}", column.path, source, column.dtype
+                )
+            made = file.create_virtual_dataset(column.path, virtual, fillvalue=_missing(column))
+            made.attrs.update(column.attributes)
 
-    replace_file(folder / FILE, write)
+    replace_hdf5(folder / FILE, fill)
 
 
 def _missing(column: Column) -> Any:

@@ -15,7 +15,7 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.files import WriterLock, raw, replace_file
+from workbench.cache.files import WriterLock, raw, replace_hdf5
 from workbench.cache.schema import FORMAT, SCHEMA
 
 FOLDER = "labels"
@@ -113,7 +113,7 @@ def write_group(
         for name in checked.keys() & taken.keys():
             raise StoreError(f"label {name!r} is in group {taken[name]!r} already: choose another name")
         if checked:
-            replace_file(path, lambda part: _write(part, group, checked))
+            replace_hdf5(path, lambda file: _fill(file, group, checked))
         else:
             path.unlink(missing_ok=True)
     finally:
@@ -169,14 +169,13 @@ def _path(folder: Path, group: str) -> Path:
     return folder / FOLDER / f"{group}.h5"
 
 
-def _write(path: Path, group: str, labels: dict[str, tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]]) -> None:
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        file.attrs.update(format=f"{FORMAT}: labels", schema=SCHEMA, group=group, order=json.dumps(list(labels)))
-        for name, (info, values, defined) in labels.items():
-            made = file.create_group(name)
-            made.attrs.update(info=json.dumps(asdict(info)), xxh3_128=_digest(info, values, defined))
-            made.create_dataset("values", data=values)
-            made.create_dataset("defined", data=defined)
+def _fill(file: Any, group: str, labels: dict[str, tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]]) -> None:
+    file.attrs.update(format=f"{FORMAT}: labels", schema=SCHEMA, group=group, order=json.dumps(list(labels)))
+    for name, (info, values, defined) in labels.items():
+        made = file.create_group(name)
+        made.attrs.update(info=json.dumps(asdict(info)), xxh3_128=_digest(info, values, defined))
+        made.create_dataset("values", data=values)
+        made.create_dataset("defined", data=defined)
 
 
 def _digest(info: LabelInfo, values: NDArray[Any], defined: NDArray[np.bool_]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from workbench.cache.files import LIBRARY_VERSIONS
 from workbench.cache.manifest import Manifest
 from workbench.cache.schema import FORMAT, ROWS, SCHEMA, origin_dtype
 
@@ -99,12 +101,51 @@ class Cut:
         return chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.n_rows)
 
 
-def create(path: Path, wanted: dict[str, Column], cut: Cut, first_row: int) -> dict[str, int]:
-    """Lay out a shard, all values yet unwritten, and return the place of each dataset in bytes.
+class Sketch(io.RawIOBase):
+    """A file of which only what HDF5 writes of itself is kept: the values' places stay empty, and cost no memory.
 
-    Contiguous datasets, allocated at once and never filled, in a file format whose metadata carry checksums of their
-    own (HDF5 1.10); no times are recorded, so the same rows give the same bytes.
+    Attributes
+    ----------
+    written : dict of int to bytes
+        What was written, by place.
+    size : int
+        Of the file, in bytes.
     """
+
+    def __init__(self) -> None:
+        self.written: dict[int, bytes] = {}
+        self.size = 0
+        self._at = 0
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, counted from the start or from the end."""
+        self._at = place + (self.size if whence == io.SEEK_END else 0)
+        return self._at
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def write(self, data: Any) -> int:
+        """Keep some bytes."""
+        self.written[self._at] = bytes(data)
+        self._at += len(self.written[self._at])
+        self.size = max(self.size, self._at)
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size."""
+        self.size = self._at if size is None else size
+        return self.size
+
+
+def create(wanted: dict[str, Column], cut: Cut, first_row: int) -> tuple[Sketch, dict[str, int]]:
+    """Lay out a shard, and return HDF5's own bytes and the place of each dataset in bytes.
+
+    Contiguous datasets, allocated at once and never filled; no times are recorded, so the same rows give the same
+    bytes.
+    """
+    sketch = Sketch()
     create_plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     create_plist.set_layout(h5py.h5d.CONTIGUOUS)
     create_plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -112,7 +153,7 @@ def create(path: Path, wanted: dict[str, Column], cut: Cut, first_row: int) -> d
     create_plist.set_obj_track_times(False)
     places: dict[str, int] = {}
     alignment = {"alignment_threshold": ALIGNED_FROM_BYTES, "alignment_interval": PAGE_BYTES}
-    with h5py.File(path, "w", libver=("v110", "v110"), **alignment) as file:
+    with h5py.File(sketch, "w", libver=LIBRARY_VERSIONS, **alignment) as file:
         file.attrs.update(format=f"{FORMAT}: shard", schema=SCHEMA, first_row=first_row, chunk_rows=cut.chunk_rows)
         file.create_group("activations")
         file.create_group("checksums")
@@ -128,7 +169,7 @@ def create(path: Path, wanted: dict[str, Column], cut: Cut, first_row: int) -> d
             add(column.path, column.dtype, (cut.n_rows, *column.shape)).attrs.update(column.attributes)
         for column in wanted.values():
             add(column.checksums, CHECKSUM, (cut.n_chunks,))
-    return places
+    return sketch, places
 
 
 def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:

@@ -51,11 +51,18 @@ class OpenShard:
         self.n_written = 0
         self._columns = wanted
         self._part = path.with_name(path.name + PART)
-        self._places = layout.create(self._part, wanted, cut, first_row)
         self._hashers = {name: xxhash.xxh3_64() for name in wanted}
         self._checksums = {name: np.zeros(cut.n_chunks, CHECKSUM) for name in wanted}
-        self._file: io.FileIO = self._part.open("r+b", buffering=0)
-        self._put(ROWS, 0, origins)
+        sketch, self._places = layout.create(wanted, cut, first_row)
+        self._file: io.FileIO = self._part.open("w+b", buffering=0)
+        try:
+            self._file.truncate(sketch.size)
+            for place, data in sketch.written.items():
+                self._write(place, memoryview(data))
+            self._put(ROWS, 0, origins)
+        except OSError:
+            self.discard()
+            raise
 
     @property
     def room(self) -> int:
@@ -107,7 +114,7 @@ class Shard:
     folder : Path
         The store.
     entry : ShardEntry
-        What the manifest says of it.
+        What the manifest says of it; an empty `content` is not compared.
     wanted : dict of str to Column
         Its columns.
     chunk_rows : int
@@ -121,8 +128,7 @@ class Shard:
         self.file = f"{layout.FOLDER}/{entry.name}"
         self._folder = folder
         self._columns = wanted
-        self._places: dict[str, int] | None = None
-        self._checksums: dict[str, NDArray[np.uint64]] = {}
+        self._known: tuple[dict[str, int], dict[str, NDArray[np.uint64]]] | None = None
         self._lock = threading.Lock()
 
     def read(self, name: str, first: int, out: NDArray[Any], *, verify: bool) -> None:
@@ -146,7 +152,7 @@ class Shard:
         """
         column, target = self._columns[name], raw(out)
         place, row_bytes = self.places()[column.path], column.row_bytes
-        checksums = self.checksums(name) if verify else None
+        checksums = self.checksums()[name] if verify else None
         try:
             with self.path.open("rb", buffering=0) as file:
                 if checksums is None:
@@ -167,25 +173,32 @@ class Shard:
 
     def places(self) -> dict[str, int]:
         """Return the place of each dataset in bytes, asked from HDF5 once."""
+        return self._look()[0]
+
+    def checksums(self) -> dict[str, NDArray[np.uint64]]:
+        """Return the checksums of each column's chunks, as the shard has them."""
+        return self._look()[1]
+
+    def _look(self) -> tuple[dict[str, int], dict[str, NDArray[np.uint64]]]:
+        """Look at the file once: its size, where its datasets are, and its checksums, which the manifest vouches for.
+
+        Without the last, a shard that is right in itself but belongs elsewhere would be read.
+        """
         with self._lock:
-            if self._places is None:
+            if self._known is None:
                 self._check_size()
+                checksums = {name: np.empty(self.cut.n_chunks, CHECKSUM) for name in self._columns}
                 try:
-                    self._places = layout.inspect(self.path, self._columns, self.cut)
+                    places = layout.inspect(self.path, self._columns, self.cut)
+                    with self.path.open("rb", buffering=0) as file:
+                        for name, column in self._columns.items():
+                            self._fill(file, places[column.checksums], raw(checksums[name]), column)
                 except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
                     self._damaged(f"its HDF5 structure is damaged ({error})")
-            return self._places
-
-    def checksums(self, name: str) -> NDArray[np.uint64]:
-        """Return the checksums of a column's chunks, as the shard has them."""
-        column, places = self._columns[name], self.places()
-        with self._lock:
-            if name not in self._checksums:
-                found = np.empty(self.cut.n_chunks, CHECKSUM)
-                with self.path.open("rb", buffering=0) as file:
-                    self._fill(file, places[column.checksums], raw(found), column)
-                self._checksums[name] = found
-            return self._checksums[name]
+                if self.entry.content and content_digest(self._columns, checksums) != self.entry.content:
+                    self._damaged("its checksums are not those that the manifest has")
+                self._known = places, checksums
+            return self._known
 
     def _check_size(self) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from workbench.cache.errors import Damage, DamageError
 from workbench.cache.examples import Examples
 from workbench.cache.files import file_digest
 from workbench.cache.layout import Column, columns
-from workbench.cache.manifest import Manifest
+from workbench.cache.manifest import Manifest, ShardEntry
 from workbench.cache.shard import Shard, content_digest
 
 
@@ -37,20 +38,20 @@ def verify(folder: Path, manifest: Manifest, progress: Callable[[int], object] |
     wanted = columns(manifest)
     found = list(_check_plan(folder, manifest))
 
-    def check(number: int) -> list[Damage]:
-        return list(check_shard(folder, Shard(folder, manifest.shards[number], wanted, manifest.chunk_rows), wanted))
+    def check(entry: ShardEntry) -> list[Damage]:
+        return list(check_shard(folder, entry, wanted, manifest.chunk_rows))
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for entry, damage in zip(manifest.shards, pool.map(check, range(len(manifest.shards))), strict=True):
+        for entry, damage in zip(manifest.shards, pool.map(check, manifest.shards), strict=True):
             found += damage
             if progress is not None:
                 progress(entry.n_bytes)
     return found + list(_check_labels(folder))
 
 
-def check_shard(folder: Path, shard: Shard, wanted: dict[str, Column]) -> Iterator[Damage]:
+def check_shard(folder: Path, entry: ShardEntry, wanted: dict[str, Column], chunk_rows: int) -> Iterator[Damage]:
     """Yield the faults of one shard."""
-    entry = shard.entry
+    shard = Shard(folder, replace(entry, content=""), wanted, chunk_rows)  # so that a damaged checksum names its chunk
     try:
         shard.places()
         sound = file_digest(shard.path) == entry.digest
@@ -74,7 +75,7 @@ def check_shard(folder: Path, shard: Shard, wanted: dict[str, Column]) -> Iterat
     if n_before == 0 and not sound:
         rows = (entry.first_row, entry.end_row)
         yield Damage(shard.file, "differs from its digest in the manifest, though every chunk is right", rows=rows)
-    elif n_before == 0 and content_digest(wanted, {name: shard.checksums(name) for name in wanted}) != entry.content:
+    elif n_before == 0 and content_digest(wanted, shard.checksums()) != entry.content:
         yield Damage(shard.file, "its checksums are not those that the manifest has")
 
 

@@ -198,7 +198,7 @@ class StoreWriter:
                     planned = self._examples.origins(first_row + first, first_row + end)
                     if column.name == ROWS and values.tobytes() != planned.tobytes():
                         return None
-            content = content_digest(wanted, {name: shard.checksums(name) for name in wanted})
+            content = content_digest(wanted, shard.checksums())
             return replace(entry, digest=file_digest(path), content=content)
         except DamageError:
             return None

@@ -1,0 +1,420 @@
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from workbench.cache import ActivationSpec, DamageError, ExamplesBuilder, StoreError, StoreWriter, open_store
+from workbench.cache.shard import OpenShard
+
+HOOK = "blocks.0.hook_mlp_out"
+RESID = "blocks.0.hook_resid_post"
+batches = st.lists(npst.arrays(np.uint16, st.tuples(st.integers(0, 9), st.just(4))), max_size=6)
+
+
+@settings(max_examples=25)
+@given(
+    batches=batches,
+    rows_per_shard=st.integers(1, 8),
+    dtype=st.sampled_from(["float16", "bfloat16"]),
+    stops=st.sets(st.integers(0, 5)),
+)
+def test_any_batches_any_shards_any_bits_any_stops(batches, rows_per_shard, dtype, stops):
+    """Rows come back bit for bit, however they were cut and however often the writer was closed on the way."""
+    spec = ActivationSpec(("d_mlp",), (4,), dtype)
+    want = np.concatenate([np.empty((0, 4), np.uint16), *batches])
+    builder = ExamplesBuilder()
+    builder.sequence(builder.document("d"), np.arange(len(want)))
+    with TemporaryDirectory() as folder:  # not tmp_path: that is one folder for all examples
+
+        def writer():
+            return StoreWriter(folder, {HOOK: spec}, builder.build(), {}, rows_per_shard=rows_per_shard)
+
+        for stop in [*sorted(stops), len(batches)]:
+            with writer() as unfinished:
+                at = unfinished.next_row
+                done = sum(len(b) for b in batches[:stop])
+                if done > at:
+                    unfinished.append({HOOK: want[at:done].view(spec.stored)})
+            assert unfinished.next_row % rows_per_shard == 0 or unfinished.next_row == len(want)
+        assert unfinished.finished
+        store = open_store(folder)
+        assert store.finished
+        assert store.read_tensor(HOOK).view(torch.int16).numpy().tobytes() == want.tobytes()
+        assert store.origins["position"].tolist() == list(range(len(want)))
+        assert store.verify() == []
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file but the index, which HDF5 gives a time; its datasets are compared beside."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "index.h5")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("stops", [[50], [23, 24, 25], [1, 99, 100], list(range(0, 100, 9))])
+def test_stopped_and_continued_is_byte_for_byte_the_same(
+    tmp_path, write_store, all_datasets, arrays, examples, small_chunks, stops
+):
+    write_store(tmp_path / "once", arrays, examples, rows_per_shard=24)
+    for stop in stops:
+        write_store(tmp_path / "often", arrays, examples, batch_rows=5, end=stop, rows_per_shard=24)
+    writer = write_store(tmp_path / "often", arrays, examples, batch_rows=11)  # the store knows its own shards
+    assert writer.finished
+    assert files(tmp_path / "often") == files(tmp_path / "once")
+    assert all_datasets(tmp_path / "often") == all_datasets(tmp_path / "once")
+
+
+def test_readers_see_committed_shards_only(tmp_path, specs, write_store, arrays, examples, manifest):
+    folder = tmp_path / "acts"
+    with StoreWriter(folder, specs, examples, manifest, rows_per_shard=10) as writer:
+        assert (open_store(folder).n_rows, writer.next_row, writer.n_rows) == (0, 0, 100)
+        writer.append({name: array[:35] for name, array in arrays.items()})
+        assert writer.next_row == 35
+        writer._wait()
+        store = open_store(folder)
+        assert (store.n_rows, store.n_rows_planned, store.finished) == (30, 100, False)
+        assert "30 of 100 rows so far" in repr(store)
+        assert all(store.read(name).shape[0] == 30 for name in arrays)
+        assert not store.examples.n_rows < 100
+    assert writer.next_row == 30  # the open shard is dropped
+    assert sorted(path.name for path in (folder / "shards").iterdir()) == ["000000.h5", "000001.h5", "000002.h5"]
+
+
+def test_a_finished_store_is_left_alone(store_folder, write_store, arrays, examples):
+    before = {name: (store_folder / name).stat().st_mtime_ns for name in files(store_folder)}
+    assert write_store(store_folder, arrays, examples).finished
+    assert {name: (store_folder / name).stat().st_mtime_ns for name in files(store_folder)} == before
+
+
+def test_fingerprints_are_compared_and_provenance_is_not(store_folder, specs, examples, manifest):
+    StoreWriter(store_folder, specs, examples, {**manifest, "model": "tl:moved"}).close()
+    other = {"fingerprints": {**manifest["fingerprints"], "model": "m1"}}
+    with pytest.raises(StoreError, match=r"captured with another model \(model m0, now m1\): give another folder"):
+        StoreWriter(store_folder, specs, examples, other)
+    with pytest.raises(StoreError, match="another dtype"):
+        StoreWriter(store_folder, specs, examples, {"fingerprints": {**manifest["fingerprints"], "dtype": "float16"}})
+
+
+def test_other_hook_points_examples_or_shards_are_refused(store_folder, specs, examples, manifest, make_plan):
+    with pytest.raises(StoreError, match="other hook points, shapes or types"):
+        StoreWriter(store_folder, {"a": next(iter(specs.values()))}, examples, manifest)
+    with pytest.raises(StoreError, match="other examples or rows"):
+        StoreWriter(store_folder, specs, make_plan([10] * 9 + [11]), manifest)
+    with pytest.raises(StoreError, match="has shards of 24 rows, not 25"):
+        StoreWriter(store_folder, specs, examples, manifest, rows_per_shard=25)
+    StoreWriter(store_folder, specs, examples, manifest).close()  # none of these kept the lock
+
+
+BAD_BATCHES = [
+    pytest.param(lambda _: {}, "append got hook points", id="nothing"),
+    pytest.param(lambda a: {**a, "extra": a[RESID]}, "append got hook points", id="one too many"),
+    pytest.param(lambda a: {**a, RESID: a[RESID][1:]}, "numbers of rows", id="ragged"),
+    pytest.param(
+        lambda a: {k: np.repeat(v, 2, 0) for k, v in a.items()}, "200 rows at row 0; the plan has 100", id="2x"
+    ),
+    pytest.param(
+        lambda a: {**a, RESID: a[RESID][:, 1:]},
+        r"rows have shape \(4,\), the store's have \(5,\)",
+        id="narrower",
+    ),
+    pytest.param(
+        lambda a: {**a, "blocks.1.hook_resid_post": np.zeros((100, 4), np.float16)},
+        "got float16; the store takes bfloat16, as uint16 bit patterns, or float32",
+        id="other type",
+    ),
+    pytest.param(
+        lambda a: {**a, "blocks.0.attn.hook_pattern": np.full((100, 2, 3), 1e6, np.float32)},
+        r"blocks\.0\.attn\.hook_pattern, row 0: 1e\+06 is beyond float16's largest, 65504",
+        id="overflow",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD_BATCHES)
+def test_a_wrong_batch_is_explained_and_writes_nothing(tmp_path, specs, arrays, examples, manifest, change, says):
+    with StoreWriter(tmp_path / "acts", specs, examples, manifest) as writer:
+        with pytest.raises(StoreError, match=says):
+            writer.append(change(arrays))
+        assert writer.next_row == 0
+        writer.append(arrays)
+    assert writer.finished
+    with pytest.raises(StoreError, match="this writer is closed"):
+        writer.append(arrays)
+
+
+def test_float32_is_rounded(tmp_path, specs, examples, manifest):
+    ones = {name: np.full((100, *spec.shape), 1 / 3, np.float32) for name, spec in specs.items()}
+    with StoreWriter(tmp_path / "acts", specs, examples, manifest) as writer:
+        writer.append(ones)
+    store = open_store(tmp_path / "acts")
+    assert (store.read("blocks.0.attn.hook_pattern") == np.float16(1 / 3)).all()
+    assert (store.read("blocks.1.hook_resid_post") == np.float32(0.333984375)).all()
+
+
+BAD_STORES = [
+    pytest.param({"activations": {}}, "no hook point given", id="no hook points"),
+    pytest.param({"activations": {"a/b": ActivationSpec((), (), "float32")}}, "'a/b'", id="slash"),
+    pytest.param({"activations": {"rows": ActivationSpec((), (), "float32")}}, "'rows'", id="taken name"),
+    pytest.param({"rows_per_shard": 0}, "rows_per_shard=0: must be at least 1", id="no rows per shard"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD_STORES)
+def test_a_wrong_store_is_explained_and_makes_no_folder(tmp_path, specs, examples, change, says):
+    with pytest.raises(StoreError, match=says):
+        StoreWriter(tmp_path / "acts", **{"activations": specs, "examples": examples, "manifest": {}, **change})
+    assert not (tmp_path / "acts").exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, specs, examples, manifest):
+    (tmp_path / "thesis.txt").write_text("do not lose")
+    with pytest.raises(StoreError, match=r"neither empty nor an activation store \(it holds 'thesis.txt'\)"):
+        StoreWriter(tmp_path, specs, examples, manifest)
+    with pytest.raises(StoreError, match="is a file; a store is a folder"):
+        StoreWriter(tmp_path / "thesis.txt", specs, examples, manifest)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_row_may_be_one_number(tmp_path, examples):
+    with StoreWriter(tmp_path / "acts", {"loss": ActivationSpec((), (), "float32")}, examples, {}) as writer:
+        writer.append({"loss": np.arange(100, dtype=np.float32)})
+    assert open_store(tmp_path / "acts").read("loss", [3, 99]).tolist() == [3, 99]
+
+
+# --- another writer -----------------------------------------------------------------------------------------------
+def test_a_second_writer_is_refused(tmp_path, specs, examples, manifest):
+    with StoreWriter(tmp_path / "acts", specs, examples, manifest):
+        with pytest.raises(StoreError, match="acts is being written by another process"):
+            StoreWriter(tmp_path / "acts", specs, examples, manifest)
+        open_store(tmp_path / "acts")  # readers are not
+    StoreWriter(tmp_path / "acts", specs, examples, manifest).close()
+
+
+HOLDER = """
+import sys
+from workbench.cache.files import WriterLock
+from pathlib import Path
+lock = WriterLock(Path(sys.argv[1]) / ".lock")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_writer_leaves_no_lock_behind(tmp_path, specs, examples, manifest):
+    folder = tmp_path / "acts"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StoreError, match="is being written by another process"):
+            StoreWriter(folder, specs, examples, manifest)
+        holder.kill()
+    assert (folder / ".lock").exists()
+    StoreWriter(folder, specs, examples, manifest).close()
+
+
+# --- what a killed writer can leave -------------------------------------------------------------------------------
+def unlist(folder, specs, examples, manifest, n_shards):
+    """Put the manifest back to what it was when `n_shards` were listed."""
+    from dataclasses import replace
+
+    from workbench.cache.manifest import Manifest
+
+    found = Manifest.read(folder)
+    replace(found, shards=found.shards[:n_shards], finished=False).write(folder)
+
+
+def test_shards_that_are_right_but_not_listed_are_adopted(store_folder, specs, examples, manifest, arrays):
+    want = files(store_folder)
+    unlist(store_folder, specs, examples, manifest, 2)
+    stamp = (store_folder / "shards/000003.h5").stat().st_mtime_ns
+    with StoreWriter(store_folder, specs, examples, manifest) as writer:
+        assert writer.next_row == 100
+    assert (store_folder / "shards/000003.h5").stat().st_mtime_ns == stamp
+    assert files(store_folder) == want
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "other rows", "empty", "not hdf5"])
+def test_shards_that_are_wrong_and_not_listed_are_written_anew(
+    store_folder, specs, examples, manifest, arrays, write_store, harm
+):
+    want = files(store_folder)
+    unlist(store_folder, specs, examples, manifest, 2)
+    path = store_folder / "shards/000002.h5"
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        with h5py.File(path) as file:
+            data[file["activations/blocks.0.hook_resid_post"].id.get_offset() + 5] ^= 1
+    elif harm == "truncate":
+        del data[-1:]
+    elif harm == "other rows":
+        data = (store_folder / "shards/000001.h5").read_bytes()
+    path.write_bytes({"empty": b"", "not hdf5": b"hello" * 999}.get(harm, bytes(data)))
+    with StoreWriter(store_folder, specs, examples, manifest) as writer:
+        assert writer.next_row == 48
+    write_store(store_folder, arrays, examples)
+    assert files(store_folder) == want
+
+
+@pytest.mark.parametrize("left", ["shards/000002.h5.part", "manifest.json.part", "examples.h5.part", "index.h5.part"])
+def test_unfinished_files_are_cleared_away(store_folder, specs, examples, manifest, arrays, write_store, left):
+    want = files(store_folder)
+    unlist(store_folder, specs, examples, manifest, 2)
+    (store_folder / "shards/000002.h5").unlink()
+    (store_folder / left).write_bytes(b"half a file")
+    write_store(store_folder, arrays, examples)
+    assert files(store_folder) == want
+
+
+@pytest.mark.parametrize("made", [[".lock"], [".lock", "examples.h5"], [".lock", "examples.h5", "manifest.json.part"]])
+def test_killed_before_the_first_manifest(tmp_path, store_folder, write_store, arrays, examples, made):
+    folder = tmp_path / "young"
+    folder.mkdir()
+    for name in made:
+        (folder / name).write_bytes(b"")
+    write_store(folder, arrays, examples, rows_per_shard=24)
+    assert files(folder) == files(store_folder)
+
+
+@pytest.mark.parametrize("harm", ["missing", "truncated"])
+def test_a_listed_shard_that_is_damaged_is_named(store_folder, specs, examples, manifest, harm):
+    path = store_folder / "shards/000001.h5"
+    data = path.read_bytes()
+    path.unlink()
+    if harm == "truncated":
+        path.write_bytes(data[:-8])
+    with pytest.raises(DamageError, match=r"shards/000001\.h5 \(rows 24 to 47\)"):
+        StoreWriter(store_folder, specs, examples, manifest)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads names of open files from /proc")
+def test_what_is_synced_and_when(tmp_path, write_store, arrays, examples, monkeypatch):
+    """A shard's bytes, then its name; only then the manifest that lists it, likewise."""
+    log = []
+    monkeypatch.setattr(os, "fsync", lambda handle: log.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink()}"))
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (log.append(f"rename {to}"), rename(self, to)))
+    write_store(tmp_path, arrays, examples, rows_per_shard=50)
+    steps = [step.replace(f"{tmp_path}/", "").replace(str(tmp_path), ".") for step in log]
+
+    def commit(path, folder):
+        return [f"sync {path}.part", f"rename {path}", f"sync {folder}"]
+
+    manifest = commit("manifest.json", ".")
+    shards = [commit(f"shards/00000{n}.h5", "shards") for n in range(2)]
+    assert steps == [
+        *commit("examples.h5", "."), *manifest, *shards[0], *manifest, *shards[1], *manifest, *manifest,
+        *commit("index.h5", "."),
+    ]  # fmt: skip
+
+
+# --- disks --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n_writes", [0, 1, 5, 17])
+def test_a_full_disk_is_explained_and_loses_nothing(
+    tmp_path, store_folder, specs, arrays, examples, manifest, write_store, monkeypatch, n_writes
+):
+    write, left = OpenShard._write, [n_writes]
+
+    def full(self, place, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, place, data)
+
+    monkeypatch.setattr(OpenShard, "_write", full)
+    folder = tmp_path / "full"
+    with pytest.raises(StoreError, match=r"No space left on device; rows before \d+ are safe"):
+        write_store(folder, arrays, examples, rows_per_shard=24)
+    assert not list(folder.rglob("*.part"))
+    monkeypatch.undo()
+    monkeypatch.setattr("workbench.cache.schema.MAX_CHUNK_ROWS", 8)
+    write_store(folder, arrays, examples, rows_per_shard=24)
+    assert files(folder) == files(store_folder)
+
+
+@pytest.mark.parametrize("step", ["examples", "manifest", "sync", "rename"])
+def test_a_full_disk_at_any_step(tmp_path, store_folder, arrays, examples, write_store, monkeypatch, step):
+    names = {
+        "examples": "workbench.cache.examples.replace_hdf5",
+        "manifest": "workbench.cache.manifest.replace_file",
+        "sync": "workbench.cache.files.sync_file",
+        "rename": "workbench.cache.files.sync_folder",
+    }
+    module, _, name = names[step].rpartition(".")
+    true, n = getattr(sys.modules[module], name), [0]
+
+    def full(*args):
+        n[0] += 1
+        if n[0] in (3, 4) or step == "examples":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return true(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(names[step], full)
+        with pytest.raises((StoreError, OSError), match="No space left on device"):
+            write_store(tmp_path / "full", arrays, examples, rows_per_shard=24)
+    write_store(tmp_path / "full", arrays, examples, rows_per_shard=24)
+    assert files(tmp_path / "full") == files(store_folder)
+
+
+LIMITED = """
+import resource, signal, sys, pathlib
+import numpy as np
+from workbench.cache import ActivationSpec, ExamplesBuilder, StoreError, StoreWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+builder = ExamplesBuilder()
+builder.sequence(builder.document("d"), np.arange(1000))
+spec = ActivationSpec(("d",), (64,), "float32")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    with StoreWriter(sys.argv[1], {"h": spec}, builder.build(), {}, rows_per_shard=500) as writer:
+        writer.append({"h": np.zeros((1000, 64), np.float32)})
+except StoreError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is Unix's")
+@pytest.mark.parametrize("limit", [0, 3000, 20_000, 100_000])
+def test_the_system_refuses_to_write(tmp_path, limit):
+    """HDF5 and we meet a true refusal at different files and places: a message each time, no traceback, no hang."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / "acts"), str(limit)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot write" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_read_only_folder_is_explained(tmp_path, specs, examples, manifest, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # tests may run as root, whom no permission stops
+    with pytest.raises(StoreError, match=r"cannot write .*acts: Read-only file system"):
+        StoreWriter(tmp_path / "acts", specs, examples, manifest)
+
+
+def test_an_interrupted_writer_ends_at_once_and_keeps_what_is_committed(tmp_path, specs, arrays, examples, manifest):
+    def capture():
+        with StoreWriter(tmp_path / "acts", specs, examples, manifest, rows_per_shard=10) as writer:
+            writer.append({name: array[:35] for name, array in arrays.items()})
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        capture()
+    assert time.monotonic() - started < 5
+    assert open_store(tmp_path / "acts").n_rows == 30
