@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +25,13 @@ from workbench.subjects.sources import resolve_device
 from workbench.subjects.stacked import HookedNetwork, StackedSubject
 from workbench.subjects.tokenization import HuggingFaceText
 from workbench.subjects.towers_convert import Family, build_empty, fill, translate
-from workbench.subjects.vit import VisionTransformer
+from workbench.subjects.vit import VisionArchitecture, VisionTransformer
 from workbench.subjects.vit_convert import VIT_FAMILIES
 from workbench.subjects.vit_subject import VisionSubject
 
 Tower = Literal["vision", "text"]
 FAMILIES: dict[str, Family | dict[str, Family]] = {**ENCODER_FAMILIES, **CLIP_FAMILIES, **VIT_FAMILIES, **DINO_FAMILIES}
+DEVICE_MAPS = "auto", "balanced", "sequential"
 PROCESSORS = {"clip": "CLIP", "vit": "ViT", "deit": "DeiT", "dinov2": "Bit", "dinov3_vit": "DINOv3ViT"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
@@ -77,14 +79,14 @@ def load_tower(
     network = load_network(family, config, name, dtype)
     place(network, device, device_map)
     if isinstance(network, VisionTransformer):
-        return VisionSubject(address, network, checkpoint.processor(config.model_type, network))
+        return VisionSubject(address, network, partial(checkpoint.processor, config.model_type, network.arch))
     if isinstance(network, TextTower):
         n_context = network.arch.n_positions
         return TextSubject(address, network, checkpoint.text(n_context), n_context)
     assert isinstance(network, Encoder)
     padding = network.arch.padding
     n_context = network.arch.n_positions - (0 if padding is None else padding + 1)
-    pooling = lambda: read_pooling(checkpoint.read_json, name)  # noqa: E731
+    pooling = partial(read_pooling, checkpoint.read_json, name)
     return SentenceEncoder(address, network, checkpoint.text(n_context), n_context, pooling)
 
 
@@ -134,8 +136,10 @@ def place(network: HookedNetwork, device: str, device_map: str | None) -> None:
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    if device_map not in ("auto", "balanced", "sequential"):
-        raise UserError(f"device_map {device_map!r}: must be auto, balanced or sequential")
+    if device_map not in DEVICE_MAPS:
+        raise UserError(f"device map {device_map!r}: must be {', '.join(DEVICE_MAPS)}")
+    if device != "auto":
+        raise UserError(f"device {device!r} and device map {device_map!r}: give one of them")
     whole = ["Block"]
     dtype = next(network.parameters()).dtype
     memory = None
@@ -190,9 +194,8 @@ class Checkpoint:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.name, trust_remote_code=False)
         return HuggingFaceText(tokenizer, n_context)
 
-    def processor(self, model_type: str, network: VisionTransformer) -> ImageProcessor:
+    def processor(self, model_type: str, arch: VisionArchitecture) -> ImageProcessor:
         """Return the image processor; the family's usual one for a checkpoint saved without."""
-        arch = network.arch
         settings = self.read_json("preprocessor_config.json")
         if settings is None:
             settings = (self.read_json("processor_config.json") or {}).get("image_processor")
@@ -223,6 +226,6 @@ def explained(name: str) -> Iterator[None]:
     """Turn what the library raises for a model it cannot read into a message."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()
         raise UserError(f"model {name!r} cannot be loaded: {first[0] if first else error!r}") from error

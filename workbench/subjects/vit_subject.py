@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,21 @@ class VisionSubject(StackedSubject):
         Recorded in stores and runs.
     network : VisionTransformer
         Weights in place.
-    processor : ImageProcessor
-        From an image to pixels.
+    read_processor : function
+        Reads what turns an image into pixels; called when it is first needed.
     """
 
     modality = "vision"
 
-    def __init__(self, address: str, network: VisionTransformer, processor: ImageProcessor) -> None:
+    def __init__(self, address: str, network: VisionTransformer, read_processor: Callable[[], ImageProcessor]) -> None:
         super().__init__(address, network)
-        self.arch, self.processor = network.arch, processor
+        self.arch, self.read_processor = network.arch, read_processor
         self.n_context = self.arch.n_prefix + self.arch.grid[0] * self.arch.grid[1]
+
+    @cached_property
+    def processor(self) -> ImageProcessor:
+        """From an image to pixels, as the checkpoint says."""
+        return self.read_processor()
 
     def tokenizer_fingerprint(self) -> str:
         """See `Subject.tokenizer_fingerprint`: the settings of the image processor."""
