@@ -54,8 +54,12 @@ class DamageError(StoreError):
     """
 
     def __init__(self, folder: object, damage: Damage) -> None:
-        super().__init__(f"{folder} is damaged: {damage} (all damage: workbench store verify {folder})")
+        super().__init__(folder, damage)
         self.damage = damage
+
+    def __str__(self) -> str:
+        folder, damage = self.args
+        return f"{folder} is damaged: {damage} (all damage: workbench store verify {folder})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
