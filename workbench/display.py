@@ -57,7 +57,7 @@ def result_html(result: "Result") -> str:
         metrics=[_metric(name, metric) for name, metric in result.metrics.items()],
         figures=[_figure(name, figure) for name, figure in list(result.figures.items())[:_FIGURES]],
         tables=[_table(name, table) for name, table in result.tables.items()],
-        facts=[(name, value) for name, value in others if value],
+        others=[(name, value) for name, value in others if value],
         report=report.as_posix() if report and report.is_file() else None,
     )
 
@@ -188,16 +188,9 @@ def _fragment(**values: Any) -> str:
 
     from workbench.report.environment import render, static
 
-    shown: dict[str, Any] = {
-        "title": "",
-        "subtitle": "",
-        "facts": [],
-        "metrics": [],
-        "figures": [],
-        "tables": [],
-        "report": None,
-    }
-    return render("fragment.html.jinja", style=Markup(static("fragment.css")), **(shown | values))
+    empty: dict[str, Any] = {"title": "", "subtitle": "", "report": None}
+    empty |= {part: [] for part in ("facts", "metrics", "figures", "tables", "others")}
+    return render("fragment.html.jinja", style=Markup(static("fragment.css")), **(empty | values))
 
 
 def _metric(name: str, metric: "Metric") -> dict[str, Any]:

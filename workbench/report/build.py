@@ -159,10 +159,9 @@ def _config(manifest: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     options = manifest.get("options") or {}
     for key, value in _flat(manifest.get("config") or {}):
         about = options.get(key) or {}
-        shown = number(value, 6) if isinstance(value, float | bool) or value is None else value
         yield {
             "key": key,
-            "value": shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False),
+            "value": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),  # as --set takes it
             "unit": about.get("unit") or "",
             "help": about.get("help") or "",
         }

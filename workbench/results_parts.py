@@ -1,0 +1,145 @@
+"""The kinds of things that a result holds."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas
+    import torch
+    import xarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number.
+
+    Attributes
+    ----------
+    value : int or float
+        May be NaN where the number is not defined.
+    unit : str
+        "" for a pure number, "nats", "%", "rows" …
+    description : str
+        One sentence for the reader of the report.
+    lo, hi : float, optional
+        Ends of the interval, in the unit of `value`; both or neither. The description says which interval.
+    """
+
+    value: int | float
+    unit: str
+    description: str
+    lo: float | None = None
+    hi: float | None = None
+
+    def _repr_html_(self) -> str:
+        from workbench.display import metric_html
+
+        return metric_html(self)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A pandas table with a description, and a unit for each column that has one."""
+
+    frame: "pandas.DataFrame"
+    description: str
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        from workbench.display import table_html
+
+        return table_html(self)
+
+
+@dataclass(frozen=True)
+class Array:
+    """An xarray array (named axes, coordinates) with a description and the unit of its values."""
+
+    data: "xarray.DataArray"
+    description: str
+    unit: str = ""
+
+    def _repr_html_(self) -> str:
+        from workbench.display import array_html
+
+        return array_html(self)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and its caption.
+
+    Attributes
+    ----------
+    figure : matplotlib.figure.Figure or None
+        None in a loaded result: drawings cannot be restored from disk, their images can.
+    description : str
+        The caption.
+    images : mapping of str to bytes
+        `svg` and `png` as they were stored; empty while `figure` is there.
+    """
+
+    figure: "matplotlib.figure.Figure | None"
+    description: str
+    images: Mapping[str, bytes] = field(default_factory=dict)
+
+    def svg(self) -> bytes:
+        """Return the figure as an SVG file: the same bytes for the same figure."""
+        return self._image("svg")
+
+    def png(self) -> bytes:
+        """Return the figure as a PNG file: the same bytes for the same figure."""
+        return self._image("png")
+
+    def _image(self, form: str) -> bytes:
+        if self.figure is None:
+            return self.images[form]
+        import matplotlib
+
+        # no date, no version, and ids that do not depend on the process: equal runs write equal files
+        metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+        file = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": "workbench", "svg.fonttype": "path"}):
+            self.figure.savefig(file, format=form, dpi=150, bbox_inches="tight", metadata=metadata)
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        from workbench.display import figure_html
+
+        return figure_html(self)
+
+
+class Weights(dict[str, "torch.Tensor"]):
+    """Named tensors of one model, with a description and what else one must know to use them (plain JSON values)."""
+
+    def __init__(
+        self,
+        tensors: "Mapping[str, torch.Tensor]",
+        description: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(tensors)
+        self.description = description
+        self.config = dict(config or {})
+
+
+@dataclass(frozen=True)
+class Section:
+    """A component of the report: data for one of the templates that the report package knows.
+
+    Attributes
+    ----------
+    kind : str
+        Which template: `workbench.report.KINDS`. Another kind is shown as plain data.
+    data : JSON value
+        What the template shows. Text in it is escaped.
+    description : str
+        One sentence above it.
+    """
+
+    kind: str
+    data: Any
+    description: str = ""
