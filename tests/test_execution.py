@@ -11,7 +11,16 @@ from workbench.errors import UserError
 from workbench.runs import load_run
 
 HOOK = "blocks.1.hook_resid_post"
-TINY = {"hook_point": HOOK, "latents": 64, "k": 4, "steps": 20, "batch_rows": 128}
+TINY = {
+    "hook_point": HOOK,
+    "latents": 64,
+    "k": 4,
+    "train.rows": 2560,
+    "train.batch_rows": 128,
+    "evaluate.splice_tokens": 300,
+    "evaluate.draws": 50,
+    "pages.latents": 4,
+}
 
 
 @pytest.fixture(scope="module")
