@@ -181,5 +181,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON for people and machines: indented, in the order given."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write JSON for people and machines: indented, in the order given, ASCII (so that any text survives)."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
