@@ -1,0 +1,111 @@
+"""Sparse autoencoders: a dictionary of latents for one hook point, and how far it can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from workbench.hookspecs import hookimpl
+from workbench.plugin import CaptureDefault, Needs, Option, Plugin
+
+if TYPE_CHECKING:
+    from workbench.context import Context
+    from workbench.results import Result
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the dictionary is trained; what is left out follows from the data."""
+
+    rows: Annotated[
+        int | None,
+        Option("training rows shown in all; by default 8 epochs, at most 2 million unless one epoch has more", ge=1),
+    ] = None
+    batch_rows: Annotated[
+        int | None,
+        Option("rows per step; by default a power of two from 256 to 4096 that makes 2048 to 4096 steps", ge=1),
+    ] = None
+    lr: Annotated[
+        float | None,
+        Option("Adam's learning rate at its highest; by default 1.5e-3 · sqrt(2048 / latents), at most 4e-3", gt=0),
+    ] = None
+    warmup: Annotated[float, Option("share of the training in which the rate rises to its highest", ge=0, le=1)] = 0.02
+    decay: Annotated[float, Option("share of the training at the end in which it falls to zero", ge=0, le=1)] = 0.2
+    aux_k: Annotated[
+        int | None, Option("dead latents per row in the auxiliary loss, 0 for none; by default half the width", ge=0)
+    ] = None
+    aux_weight: Annotated[float, Option("weight of the auxiliary loss", ge=0)] = 1 / 32
+    dead_after: Annotated[
+        int | None,
+        Option(
+            "rows without being active after which a latent counts as dead; by default a twentieth of the training",
+            ge=1,
+        ),
+    ] = None
+    centre: Annotated[Literal["mean", "median"], Option("start of the pre-bias: mean or geometric median")] = "mean"
+    checkpoint_s: Annotated[float, Option("time between checkpoints; decides no number", unit="s", ge=0)] = 30.0
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured on held-out documents."""
+
+    held_out: Annotated[
+        float, Option("share of documents held out where the dataset has no flag of its own", gt=0, lt=1)
+    ] = 0.1
+    rows: Annotated[int, Option("held-out rows that are encoded, at most", unit="rows", ge=1)] = 50_000
+    splice_tokens: Annotated[
+        int, Option("held-out tokens run through the subject with the reconstruction spliced in, 0 for none", ge=0)
+    ] = 20_000
+    draws: Annotated[int, Option("resamples of documents behind each interval", ge=10)] = 1000
+
+
+@dataclass(frozen=True)
+class PagesConfig:
+    """The browsable page of latents."""
+
+    latents: Annotated[int, Option("latents shown, chosen by several criteria and at random, 0 for none", ge=0)] = 200
+    contexts: Annotated[int, Option("top activating contexts of each", ge=1)] = 10
+    before: Annotated[int, Option("tokens shown before the peak of a context", unit="tokens", ge=0)] = 16
+    after: Annotated[int, Option("tokens shown after it", unit="tokens", ge=0)] = 8
+    tokens: Annotated[int, Option("output tokens listed at each end", ge=0)] = 8
+
+
+@dataclass(frozen=True)
+class SaeConfig:
+    """A TopK sparse autoencoder."""
+
+    hook_point: Annotated[str | None, Option("hook point; may be left out where the store has one only")] = None
+    latents: Annotated[int | None, Option("latents; by default `expansion` times the width", ge=2)] = None
+    expansion: Annotated[float, Option("latents per unit of width, where `latents` is not given", gt=0)] = 8
+    k: Annotated[
+        int | None, Option("latents active on a row; by default 32, or a quarter of the width if that is less", ge=1)
+    ] = None
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    pages: PagesConfig = PagesConfig()
+
+
+class Sae(Plugin):
+    """Train a TopK sparse autoencoder on an activation store and say how good it is."""
+
+    name = "sae"
+    help = "train a TopK sparse autoencoder: which sparse directions make up a hook point's activations?"
+    version = "1"
+    Config = SaeConfig
+    needs = Needs(store=True, subject=True)
+    default_capture = CaptureDefault(
+        model="zoo:pycode", data="python-stdlib", hooks=("blocks.2.hook_resid_post",), rows=200_000
+    )
+
+    def run(self, context: Context) -> Result:
+        """See `Plugin.run`."""
+        from workbench.plugins.sae.run import run
+
+        return run(context)
+
+
+@hookimpl
+def provide_plugins() -> list[type[Plugin]]:
+    """Offer `sae`."""
+    return [Sae]

@@ -1,0 +1,77 @@
+"""The figures of a run of `sae`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.report.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+POINTS = 400  # of a curve; a training has thousands of steps
+
+
+def thinned(values: NDArray[np.float64], points: int = POINTS) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return means over stretches of steps [points, ...], and the last step of each stretch."""
+    bounds = np.unique(np.linspace(0, len(values), min(points, len(values)) + 1).astype(np.int64))
+    sums = np.add.reduceat(values, bounds[:-1], axis=0)
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    return sums / np.diff(bounds).reshape(shape), bounds[1:] - 1
+
+
+def loss_curves(history: NDArray[np.float64], rows_per_step: float) -> Figure:
+    """Draw reconstruction error, auxiliary loss, dead latents; `history` [steps, 4] as `training.HISTORY` names it."""
+    means, steps = thinned(history)
+    rows = (steps + 1) * rows_per_step
+    figure, (losses, dead) = new_figure(1, 2, width_in=8.0)
+    losses.plot(rows, means[:, 0], label="reconstruction")
+    shown = means[:, 1] > 0
+    if shown.any():
+        losses.plot(rows[shown], means[shown, 1], ".", markersize=3, label="auxiliary (dead latents)")
+    losses.set(yscale="log", xlabel="training rows", ylabel="share of the variance left over")
+    losses.legend()
+    dead.plot(rows, means[:, 2])
+    dead.set(xlabel="training rows", ylabel="dead latents", ylim=(0, None))
+    return figure
+
+
+def explained_curve(checks: list[tuple[int, float]], random: float) -> Figure:
+    """Draw explained variance of held-out rows over the training, with the random dictionary's as a line."""
+    rows, explained = zip(*checks, strict=True)
+    figure, (axes,) = new_figure()
+    axes.plot(rows, explained, label="dictionary")
+    if random > -1:
+        axes.axhline(random, color="#7f7f7f", linestyle="--", label="random dictionary")
+    axes.axhline(0, color="#7f7f7f", linewidth=0.8, label="mean")
+    axes.set(xlabel="training rows", ylabel="explained variance, held-out rows", ylim=(None, 1))
+    axes.legend()
+    return figure
+
+
+def density_histogram(density: NDArray[np.float64], n_rows: int) -> Figure:
+    """Draw how often latents are active, log10; those never active stand at the left edge."""
+    floor = 1 / n_rows
+    logs = np.log10(np.maximum(density, floor / 10))
+    figure, (axes,) = new_figure()
+    axes.hist(logs, bins=np.linspace(np.log10(floor / 10), 0, 50).tolist())
+    never = int((density == 0).sum())
+    axes.axvline(np.log10(floor), color="#7f7f7f", linestyle="--", label=f"one row in {n_rows:,}")
+    axes.set(xlabel=f"log10 share of held-out rows on which a latent is active ({never} never)", ylabel="latents")
+    axes.legend()
+    return figure
+
+
+def cosine_histogram(trained: NDArray[np.float64], random: NDArray[np.float64]) -> Figure:
+    """Draw each latent's largest cosine with another latent's decoder direction, trained and random."""
+    lo = float(min(trained.min(), random.min()))
+    bins = np.linspace(lo, 1, 50).tolist()
+    figure, (axes,) = new_figure()
+    axes.hist(trained, bins=bins, label="dictionary")
+    axes.hist(random, bins=bins, histtype="step", linewidth=1.4, label="random directions")
+    axes.set(xlabel="largest cosine with another latent's decoder direction", ylabel="latents")
+    axes.legend()
+    return figure

@@ -1,0 +1,109 @@
+"""What the subject loses when the reconstruction takes an activation's place, beside ablations and controls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workbench.cache import Store
+from workbench.context import Context
+from workbench.dictionary import Dictionary
+from workbench.plugins.sae.metrics import Resamples, choose_sequences
+from workbench.probes.statistics import Interval
+from workbench.splice import CLEAN, constant, splice_losses, stored_examples
+from workbench.subjects.protocol import Edit, Subject
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """Losses under each condition, with intervals over documents.
+
+    Attributes
+    ----------
+    measure : str
+        ``cross-entropy`` or ``output error``; see `workbench.splice`.
+    loss : dict of str to Interval
+        Mean per prediction (nats) or per output vector; conditions ``clean``, ``dictionary``, ``random``, ``mean``,
+        ``zero``.
+    recovered : dict of str to Interval
+        Share of the loss under zero-ablation that is saved: 1 as the clean subject, 0 as with zeros.
+    divergence : dict of str to Interval
+        Kullback–Leibler divergence from the clean next-token distribution, nats; empty for ``output error``.
+    n_predictions, n_documents : int
+        What the means are taken over.
+    """
+
+    measure: str
+    loss: dict[str, Interval]
+    recovered: dict[str, Interval]
+    divergence: dict[str, Interval]
+    n_predictions: int
+    n_documents: int
+
+
+def splice(
+    context: Context, subject: Subject, rows: NDArray[np.bool_], dictionaries: dict[str, Dictionary], mean: Tensor
+) -> Spliced:
+    """Run held-out sequences through the subject with each dictionary, the mean and zeros spliced in.
+
+    Parameters
+    ----------
+    context : Context
+        Of a run of `sae`.
+    subject : Subject
+        That the store was captured from.
+    rows : bool array [rows]
+        Held-out rows; whole sequences that have some are drawn.
+    dictionaries : dict of str to Dictionary
+        One hook point, one device.
+    mean : Tensor [width]
+        Of training rows.
+    """
+    store, config = context.store, context.config.evaluate
+    hook_point = next(iter(dictionaries.values())).hook_out
+    sequences = choose_sequences(store, rows, config.splice_tokens, context.rng("splice"))
+    edits: dict[str, Edit] = {name: dictionary.to(subject.device).edit() for name, dictionary in dictionaries.items()}
+    edits |= {"mean": constant(mean), "zero": constant(torch.zeros_like(mean))}
+    with context.progress(len(sequences), "sequences", "splicing") as ticker:
+        found = splice_losses(
+            subject,
+            stored_examples(store, sequences.tolist()),
+            {name: {hook_point: edit} for name, edit in edits.items()},
+            ticker=ticker,
+        )
+    owner = store.examples.sequence_document[sequences]
+    _, at = np.unique(owner, return_inverse=True)
+    n_documents = int(at.max()) + 1
+
+    def by_document(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(at, weights=values, minlength=n_documents).astype(np.float64)
+
+    count = by_document(found.count.astype(np.float64))
+    loss = {name: by_document(values) for name, values in found.loss.items()}
+    resamples = Resamples.draw(n_documents, config.draws, context.rng("splice-documents"))
+    at_stake = loss["zero"] - loss[CLEAN]
+    return Spliced(
+        measure=found.measure,
+        loss={name: resamples.ratio(values, count) for name, values in loss.items()},
+        recovered={name: resamples.ratio(loss["zero"] - loss[name], at_stake) for name in edits},
+        divergence={name: resamples.ratio(by_document(values), count) for name, values in found.divergence.items()},
+        n_predictions=int(count.sum()),
+        n_documents=n_documents,
+    )
+
+
+def why_not(store: Store, subject: Subject, dictionary: Dictionary) -> str | None:
+    """Return why nothing can be spliced in, or None: images that are gone, a hook point without positions."""
+    if subject.hook_points[dictionary.hook_out].axes[:2] != ("batch", "pos"):
+        return f"{dictionary.hook_out} has no value of its own at each position"
+    if store.examples.modality == "vision":
+        from pathlib import Path
+
+        missing = [path for path in store.examples.paths if not Path(path).is_file()]
+        if missing:
+            return f"{len(missing)} images are no longer where they were, {missing[0]} among them"
+    return None
