@@ -257,24 +257,28 @@ def test_items_before_an_error_come_first():
 
 INTERRUPTED = """
 import sys, time
-from workbench.cache import open_store
-loader = open_store(sys.argv[1]).shuffled(sys.argv[2], batch_rows=1, seed=0)
-next(loader)
-print("begun", flush=True)
-try:
+from workbench.cache.prefetch import Prefetcher
+
+def slow():
     while True:
-        time.sleep(0.01)
+        time.sleep(0.2)
+        yield 1
+
+ahead = Prefetcher(slow())
+try:
+    print("begun", flush=True)
+    while True:
+        next(ahead)  # blocked here nearly always
 except KeyboardInterrupt:
-    sys.exit(130)  # without a word to the loader
+    sys.exit(130)  # without a word to the prefetcher
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_ctrl_c_ends_the_process(store_folder):
+def test_ctrl_c_ends_the_process():
     with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(store_folder), RESID],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
