@@ -1,0 +1,155 @@
+"""The units that are probed: a hook point's neurons, dense, or a dictionary's latents, sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from workbench.errors import UserError, nearest
+from workbench.probes import Standardiser
+from workbench.probes.moments import ClassMoments
+
+if TYPE_CHECKING:
+    from workbench.cache import Store
+    from workbench.context import Context
+    from workbench.dictionary import Dictionary
+
+ROWS_AT_ONCE = 4096
+Matrix: TypeAlias = np.ndarray | sp.csr_matrix
+
+
+def choose_hook_points(store: Store, wanted: str | Sequence[str] | None, dictionary: Dictionary | None) -> list[str]:
+    """Return the hook points to probe, in the order of the forward pass.
+
+    Parameters
+    ----------
+    store : Store
+        What there is.
+    wanted : str or sequence of str, optional
+        Names or patterns; by default all, or the one that the dictionary reads.
+    dictionary : Dictionary, optional
+        If given, no hook point but its own can be probed.
+
+    Raises
+    ------
+    UserError
+        If a name or pattern matches nothing, or a dictionary reads another hook point.
+    """
+    if wanted is None:
+        wanted = dictionary.hook_in if dictionary is not None else "*"
+    chosen: set[str] = set()
+    for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        matched = {name for name in store.hook_points if fnmatchcase(name, pattern)}
+        if not matched:
+            near = nearest(pattern, store.hook_points)
+            raise UserError(f"{store.folder} has no hook point {pattern!r}; nearest: {near}")
+        chosen |= matched
+    if dictionary is not None and chosen != {dictionary.hook_in}:
+        raise UserError(
+            f"dictionary {dictionary.address} reads {dictionary.hook_in}: probe its latents with "
+            f"hook_point={dictionary.hook_in}, or leave hook_point out"
+        )
+    return [name for name in store.hook_points if name in chosen]
+
+
+def check_dictionary(store: Store, dictionary: Dictionary) -> None:
+    """Refuse a dictionary of another subject or of another width than what the store holds."""
+    held = store.manifest["model"]["fingerprint"]
+    if dictionary.subject_fingerprint and dictionary.subject_fingerprint != held:
+        raise UserError(
+            f"dictionary {dictionary.address} was trained on {dictionary.subject_address} (fingerprint "
+            f"{dictionary.subject_fingerprint[:12]}), but {store.folder} holds activations of "
+            f"{store.manifest['model']['address']} (fingerprint {held[:12]})"
+        )
+    if dictionary.hook_in in store.hook_points:
+        width = int(np.prod(store.hook_points[dictionary.hook_in].shape))
+        if width != dictionary.width:
+            raise UserError(
+                f"dictionary {dictionary.address} reads {dictionary.width} numbers a row, but {dictionary.hook_in} in "
+                f"{store.folder} has {width}"
+            )
+
+
+def read_units(context: Context, hook_point: str, rows: np.ndarray, dictionary: Dictionary | None) -> Matrix:
+    """Return [rows, units] as float32: activations, trailing axes laid side by side, or latents as a sparse matrix.
+
+    Raises
+    ------
+    UserError
+        If an activation is not finite: a probe would be about that alone.
+    """
+    if dictionary is None:
+        X = np.ascontiguousarray(context.store.read(hook_point, rows).reshape(len(rows), -1), dtype=np.float32)
+        _require_finite(X, hook_point, rows)
+        return X
+    # latents of a dictionary are mostly silent: dense, they would be `latents / k` times as large
+    device = context.torch_device
+    encoder = dictionary.to(device)
+    parts = []
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        at = rows[first : first + ROWS_AT_ONCE]
+        x = context.store.read_tensor(hook_point, at).flatten(1).to(device)
+        values, indices = (tensor.cpu() for tensor in encoder.encode(x))
+        _require_finite(values.float().numpy(), hook_point, at)
+        where = torch.arange(len(at)).repeat_interleave(values.shape[1]).numpy()
+        entries = (values.float().flatten().numpy(), (where, indices.flatten().numpy()))
+        part = sp.csr_matrix(entries, shape=(len(at), dictionary.n_latents))
+        part.eliminate_zeros()
+        parts.append(part)
+    return sp.vstack(parts, format="csr")
+
+
+def _require_finite(X: np.ndarray, hook_point: str, rows: np.ndarray) -> None:
+    finite = np.isfinite(X).reshape(len(X), -1).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{hook_point}, row {rows[~finite][0]}: an activation is not finite; capture it in a wider dtype"
+        )
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Units of unit variance on the training rows: centred where dense, as columns where sparse.
+
+    Attributes
+    ----------
+    values : np.ndarray or csc_matrix
+        [rows, units].
+    scaler : Standardiser
+        Of the training rows.
+    """
+
+    values: np.ndarray | sp.csc_matrix
+    scaler: Standardiser
+
+    @classmethod
+    def fit(cls, X: Matrix, train: np.ndarray) -> Scaled:
+        """Scale rows by the mean and deviation of some of them.
+
+        Parameters
+        ----------
+        X : np.ndarray or csr_matrix
+            [rows, units].
+        train : np.ndarray
+            [rows] mask.
+        """
+        rows = np.flatnonzero(train)
+        ones = np.ones((ROWS_AT_ONCE, 1))
+        chunks = (rows[first : first + ROWS_AT_ONCE] for first in range(0, len(rows), ROWS_AT_ONCE))
+        moments = ClassMoments.collect(((X[at], ones[: len(at)], ones[: len(at)]) for at in chunks), 1)
+        scaler = Standardiser.from_moments(moments.mean[1, 0], moments.variance[1, 0], exact=False)
+        if isinstance(X, np.ndarray):
+            return cls(np.asfortranarray(scaler(X)), scaler)  # columns are what is read from now on
+        inverse = np.where(scaler.constant, 0, 1 / scaler.scale).astype(np.float32)
+        return cls((X @ sp.diags_array(inverse)).tocsc(), scaler)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Units that vary."""
+        return np.flatnonzero(~self.scaler.constant)
