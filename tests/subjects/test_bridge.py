@@ -49,6 +49,7 @@ FAMILIES = {
     "gemma2": ("Gemma2", SIZES, {**GROUPED, "head_dim": 6, "sliding_window": 4, "attn_logit_softcapping": 2.0}),
     "qwen3": ("Qwen3", SIZES, {**GROUPED, "head_dim": 6}),
     "opt": ("OPT", OPT_SIZES, {}),
+    "opt-post-norm": ("OPT", OPT_SIZES, {"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
     "phi3": ("Phi3", SIZES, {**GROUPED, "partial_rotary_factor": 0.5}),
     "gptj": ("GPTJ", GPT_SIZES, {"rotary_dim": 2}),
     "olmo2": ("Olmo2", SIZES, GROUPED),
@@ -155,7 +156,7 @@ def test_weights_give_the_activations(subject, batch):
     for layer in range(subject.n_layers):
         at, parts = f"blocks.{layer}.", subject.parts.blocks[layer]
         known = roles(subject, layer)
-        into = seen[at + "ln1.hook_normalized"] if parts.ln1 is not None else seen[at + "hook_resid_pre"]
+        into = seen.get(at + "ln1.hook_normalized", seen[at + "hook_resid_pre"])
         for letter in "QKV":
             want = torch.einsum("bpd,hde->bphe", into, subject.weights(f"W_{letter}", layer))
             want = want + (subject.weights(f"b_{letter}", layer) if f"b_{letter}" in known else 0)

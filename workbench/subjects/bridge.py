@@ -47,10 +47,19 @@ class BridgeSubject(Subject):
     tokenizer : transformers.PreTrainedTokenizerFast, optional
         Without one the subject takes token ids only.
 
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+        The library's model; it may be called, and then does what it did before.
+    device_map : dict of str to device
+        Where accelerate has put which module; all under the name ``""`` where the model is on one device.
+    parts : ModelParts
+        Its modules by their parts.
+
     Raises
     ------
     UserError
-        If the architecture is not supported.
+        If the architecture is not supported, or weights are kept off the devices (on disk).
     """
 
     modality = "text"
@@ -60,6 +69,8 @@ class BridgeSubject(Subject):
         self.address = address
         self.model = model.eval().requires_grad_(False)
         self.config_record = _config_record(model.config)  # before the attention function is replaced
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UserError(f"{address} does not fit: some of its weights stay off the devices; give it more devices")
         self.parts: ModelParts = map_parts(model, address)
         blocks = wire(self.parts)
         tapped = tap_attention(model, {block.parts.attn: block.tap for block in blocks})
@@ -67,7 +78,8 @@ class BridgeSubject(Subject):
             raise UserError(f"{address} is a {type(model).__name__}, whose attention cannot be looked into")
         weight: Any = self.parts.embed.weight
         self.device, self.dtype, self.n_vocab = weight.device, weight.dtype, int(weight.shape[0])
-        self.n_layers, self.d_model = len(self.parts.blocks), int(weight.shape[1])
+        self.device_map: dict[str, Any] = getattr(model, "hf_device_map", {"": self.device})
+        self.n_layers, self.d_model = len(self.parts.blocks), self.parts.d_model
         self.n_heads, self.d_head = self.parts.n_heads, self.parts.d_head
         self.n_key_value_heads = self.parts.n_key_value_heads
         self.n_context = _n_context(model.config)
@@ -178,8 +190,6 @@ class BridgeSubject(Subject):
         if value is None:
             where = "as a whole" if layer is None else f"in layer {layer}"
             raise UserError(f"{self.address} has no weight {role!r} {where}; it has {', '.join(known)}")
-        if value.is_meta:
-            raise UserError(f"weight {role!r} of {self.address} is offloaded; load the model without that device map")
         if expand and role in {"W_K", "W_V", "b_K", "b_V"}:
             return value.repeat_interleave(self.n_heads // self.n_key_value_heads, dim=0)
         return value

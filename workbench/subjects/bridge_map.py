@@ -77,10 +77,14 @@ class ModelParts:
     ----------
     embed, pos_embed, ln_final, unembed : Module
         `pos_embed` and `ln_final` are None where the architecture has none.
+    project_in : Module, optional
+        From an embedding narrower than the residual stream (OPT-350m).
     blocks : tuple of BlockParts
         In order.
-    n_heads, d_head, n_key_value_heads : int
-        Sizes of the attention.
+    d_model, n_heads, d_head, n_key_value_heads : int
+        Sizes.
+    norm : "pre" or "post"
+        Norms before attention and MLP (also where others come behind them), or after each sum (OPT-350m).
     parallel : bool
         Attention and MLP both read what enters the block (GPT-J, GPT-NeoX, Phi).
     rotary : bool
@@ -90,13 +94,16 @@ class ModelParts:
     """
 
     embed: nn.Module
+    project_in: nn.Module | None
     pos_embed: nn.Module | None
     ln_final: nn.Module | None
     unembed: nn.Module
     blocks: tuple[BlockParts, ...]
+    d_model: int
     n_heads: int
     d_head: int
     n_key_value_heads: int
+    norm: Literal["pre", "post"]
     parallel: bool
     rotary: bool
     fused: FusedLayout | None
@@ -157,15 +164,22 @@ def map_parts(model: Any, address: str) -> ModelParts:
     elif first.qkv is not None:
         layout = _fused_layout(model.config, f"{address} is a {architecture}")
         n_kv = n_heads if layout == "by_head" else (_n_outputs(first.qkv) // d_head - n_heads) // 2
+
+    def outer(name: str) -> nn.Module | None:
+        return _get(model, mapping[name].name) if name in mapping else None
+
     return ModelParts(
         embed=model.get_submodule(mapping["embed"].name),
-        pos_embed=model.get_submodule(mapping["pos_embed"].name) if "pos_embed" in mapping else None,
-        ln_final=model.get_submodule(mapping["ln_final"].name) if "ln_final" in mapping else None,
+        project_in=outer("project_in"),
+        pos_embed=outer("pos_embed"),
+        ln_final=outer("ln_final"),
         unembed=model.get_submodule(mapping["unembed"].name),
         blocks=parts,
+        d_model=_n_outputs(first.o),
         n_heads=n_heads,
         d_head=d_head,
         n_key_value_heads=n_kv,
+        norm="pre" if getattr(model.config, "do_layer_norm_before", True) else "post",
         parallel=isinstance(template, ParallelBlockBridge),
         rotary=config.positional_embedding_type == "rotary",
         fused=layout,

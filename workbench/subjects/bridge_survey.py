@@ -88,13 +88,18 @@ def _faults(subject: BridgeSubject, layer: int, seen: dict[str, Tensor]) -> list
     if missing:
         return [f"{missing[0]} is never reached"]
     pre, attn_out, mlp_out, post = (seen[at + name] for name in names[:4])
+    post_norm = subject.parts.norm == "post"
+    start = seen[at + "hook_normalized_resid_mid"] if post_norm else pre + attn_out
     faults = []
-    if not _close(pre + attn_out + mlp_out, post):
-        faults.append(f"hook_resid_pre, hook_attn_out and hook_mlp_out do not sum to hook_resid_post in layer {layer}")
+    if not _close(start + mlp_out, post):
+        faults.append(f"attention, MLP and what they start from do not sum to hook_resid_post in layer {layer}")
     if not subject.parts.parallel and not _close(pre + attn_out, seen[at + "hook_resid_mid"]):
         faults.append(f"hook_resid_pre and hook_attn_out do not sum to hook_resid_mid in layer {layer}")
-    if layer and not torch.equal(seen[f"blocks.{layer - 1}.hook_resid_post"].to(pre.device), pre):
+    end = f"blocks.{layer - 1}." + ("hook_normalized_resid_post" if post_norm else "hook_resid_post")
+    if layer and not torch.equal(seen[end].to(pre.device), pre):
         faults.append(f"layer {layer} does not start from what layer {layer - 1} ends with")
+    if seen[at + "attn.hook_pattern"].triu(1).any():
+        faults.append(f"positions see what comes after them in layer {layer}")
     repeats = subject.n_heads // subject.n_key_value_heads
     values = seen[at + "attn.hook_v"].repeat_interleave(repeats, dim=2)
     if not _close(torch.einsum("bhqk,bkhe->bqhe", seen[at + "attn.hook_pattern"], values), seen[at + "attn.hook_z"]):

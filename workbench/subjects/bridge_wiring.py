@@ -8,108 +8,14 @@ is computed beside it, and only where the tape wants it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from workbench.subjects.bridge_attention import CURRENT, AttentionTap, Pass
+from workbench.subjects.bridge_attention import AttentionTap, Pass
 from workbench.subjects.bridge_map import ModelParts
+from workbench.subjects.bridge_passing import by_head, on_input, on_output, through, wire_norm
 from workbench.subjects.bridge_weights import block_weight
-
-Value = Callable[[Pass, Tensor], Tensor]
-
-
-def on_output(module: nn.Module, pass_on: Callable[[Pass, Tensor, Tensor], Tensor]) -> None:
-    """Call ``pass_on(running, input, output)`` after a module; the first tensor goes in and comes out."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        running = CURRENT.get()
-        if running is None:
-            return None
-        first = output[0] if isinstance(output, tuple) else output
-        given = args[0] if args else next(iter(kwargs.values()), first)
-        after = pass_on(running, given, first)
-        if after is first:
-            return None
-        return (after, *output[1:]) if isinstance(output, tuple) else after
-
-    module.register_forward_hook(hook, with_kwargs=True)
-
-
-def on_input(module: nn.Module, pass_on: Value) -> None:
-    """Call ``pass_on(running, input)`` before a module."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        running = CURRENT.get()
-        if running is None:
-            return None
-        if args:
-            after = pass_on(running, args[0])
-            return None if after is args[0] else ((after, *args[1:]), kwargs)
-        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-        after = pass_on(running, kwargs[name])
-        return None if after is kwargs[name] else (args, {**kwargs, name: after})
-
-    module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def through(running: Pass, name: str, value: Tensor, n_heads: int | None = None) -> Tensor:
-    """Pass a hook point in the shape that it declares; the value comes back in the shape in which it came.
-
-    Parameters
-    ----------
-    running : Pass
-        The forward pass.
-    name : str
-        The hook point.
-    value : Tensor [batch, pos, width] or [batch * pos, width]
-        OPT flattens batch and position around its MLP.
-    n_heads : int, optional
-        Show the width as [head, width / head].
-    """
-    tape = running.tape
-    if not tape.wants(name):
-        return value
-    shape = tuple(tape.batch.inputs.shape)
-    shown = value if value.dim() == 3 else value.reshape(*shape, -1)
-    if n_heads is not None:
-        shown = by_head(shown, n_heads)
-    after = tape(name, shown)
-    # A view that was captured to be differentiated must itself be what the pass goes on from.
-    return value if after is shown and not tape.grad else after.reshape(value.shape)
-
-
-def by_head(x: Tensor, n_heads: int) -> Tensor:
-    """x [..., head * d_head] -> [..., head, d_head], a view."""
-    return x.view(*x.shape[:-1], n_heads, -1)
-
-
-def wire_norm(norm: nn.Module, prefix: str) -> None:
-    """Show what a norm divides by (``hook_scale``) and its output (``hook_normalized``)."""
-    centred = isinstance(norm, nn.LayerNorm)
-    epsilon: float | None = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
-    known = epsilon is not None and (centred or "RMSNorm" in type(norm).__name__)
-
-    def scale_of(x: Tensor) -> Tensor:
-        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        wide = wide - wide.mean(-1, keepdim=True) if centred else wide
-        return (wide.pow(2).mean(-1, keepdim=True) + (epsilon or 0.0)).sqrt()
-
-    def output(running: Pass, x: Tensor, y: Tensor) -> Tensor:
-        name = prefix + "hook_scale"
-        if known and running.tape.wants(name):
-            scale = scale_of(x)
-            shown = scale if scale.dim() == 3 else scale.reshape(*running.tape.batch.inputs.shape, 1)
-            after, changed = running.tape.rewritten(name, shown)
-            if changed:  # the norm's output is (x - mean) / scale * weight + bias
-                bias = getattr(norm, "bias", None)
-                bare = y if bias is None else y - bias
-                bare = (bare * (scale / after.reshape(scale.shape))).to(y.dtype)
-                y = bare if bias is None else bare + bias
-        return through(running, prefix + "hook_normalized", y)
-
-    on_output(norm, output)
 
 
 class BlockWiring:
@@ -135,7 +41,9 @@ class BlockWiring:
         """Register the hooks on the block's modules."""
         parts, prefix = self.parts, self.prefix
         on_input(parts.block, self.enter)
-        if parts.ln1 is not None:
+        if self.model.norm == "post":
+            self.wire_sums()
+        elif parts.ln1 is not None:
             wire_norm(parts.ln1, prefix + "ln1.")
         for which in "qkv":
             module = getattr(parts, which)
@@ -148,10 +56,10 @@ class BlockWiring:
         if parts.ln1_post is not None:
             wire_norm(parts.ln1_post, prefix + "ln1_post.")
         on_output(parts.ln1_post or parts.attn, lambda running, _, y: self.added(running, "hook_attn_out", y))
-        entry = parts.ln2 or parts.mlp or parts.inner
+        entry = (parts.ln2 if self.model.norm == "pre" else None) or parts.mlp or parts.inner
         if entry is not None:
             on_input(entry, self.enter_mlp)
-        if parts.ln2 is not None:
+        if parts.ln2 is not None and self.model.norm == "pre":
             wire_norm(parts.ln2, prefix + "ln2.")
         self.wire_mlp()
         if parts.ln2_post is not None:
@@ -160,6 +68,14 @@ class BlockWiring:
         if last is not None:
             on_output(last, self.add_mlp)
         on_output(parts.block, self.leave)
+
+    def wire_sums(self) -> None:
+        """Post-norm: each sum goes through a norm, and the stream goes on from there."""
+        for norm, ln, name in ((self.parts.ln1, "ln1.", "resid_mid"), (self.parts.ln2, "ln2.", "resid_post")):
+            assert norm is not None
+            hook = f"{self.prefix}hook_{name}"
+            on_input(norm, lambda running, x, hook=hook: through(running, hook, x))  # type: ignore[misc]
+            wire_norm(norm, self.prefix + ln, f"{self.prefix}hook_normalized_{name}")
 
     def wire_mlp(self) -> None:
         """Register the hooks inside the MLP, where its projections are plain linear maps."""
@@ -191,7 +107,7 @@ class BlockWiring:
 
     def normed(self, x: Tensor) -> Tensor:
         """Apply the norm before the attention to a copy of the stream, past its hook points: they are the stream's."""
-        if self.parts.ln1 is None:
+        if self.parts.ln1 is None or self.model.norm == "post":
             return x
         y: Tensor = self.parts.ln1.forward(x)
         return y
@@ -277,6 +193,8 @@ class BlockWiring:
                 if changed:
                     return self.normed(into)
             return x
+        if self.model.norm == "post":
+            return through(running, self.prefix + "hook_mlp_in", x)
         mid = through(running, self.prefix + "hook_resid_mid", x)
         if mid is not x:
             running.notes["resid_mid"] = mid
@@ -300,6 +218,8 @@ class BlockWiring:
 
     def leave(self, running: Pass, _: Tensor, x: Tensor) -> Tensor:
         """After the block. An edited `hook_resid_mid` is in the MLP's branch so far; here it enters the sum."""
+        if self.model.norm == "post":
+            return x  # the norm behind the last sum has shown it
         if "resid_mid" in running.notes:
             x = (running.notes["resid_mid"] + running.notes["mlp_out"]).reshape(x.shape)
         return running.tape(self.prefix + "hook_resid_post", x)
@@ -307,7 +227,7 @@ class BlockWiring:
 
 def wire(parts: ModelParts) -> list[BlockWiring]:
     """Register the hooks of a whole model; they do nothing outside `BridgeSubject.run`."""
-    on_output(parts.embed, _embedded)
+    on_output(parts.project_in or parts.embed, _embedded)
     if parts.pos_embed is not None:
         on_output(parts.pos_embed, _embedded_position)
     blocks = [BlockWiring(parts, layer) for layer in range(len(parts.blocks))]
