@@ -54,6 +54,7 @@ SLOW = [
             ("BertForMaskedLM", {"tie_word_embeddings": False}),
             ("RobertaModel", {"pad_token_id": 0}),
             ("XLMRobertaForMaskedLM", {"hidden_size": 10, "num_attention_heads": 2, "intermediate_size": 41}),
+            ("CamembertForMaskedLM", {"num_hidden_layers": 1}),
             ("DistilBertModel", {"dim": 16, "n_heads": 2, "sinusoidal_pos_embds": True}),
             ("MPNetForMaskedLM", {"hidden_size": 16, "num_attention_heads": 2, "max_position_embeddings": 200}),
         ]

@@ -1,6 +1,9 @@
 """CLIP's two towers: equal to the library, and to themselves under edits."""
 
+import shutil
+
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -169,3 +172,34 @@ def test_dtype_and_device_map_reach_the_loader(folder):
     assert subject.run(subject.batch(SEQUENCES)).value.dtype is torch.bfloat16
     if not torch.cuda.is_available():
         assert subject.network.hf_device_map == {"": "cpu"}
+
+
+@pytest.fixture
+def with_tokenizer(folder, tmp_path):
+    """CLIP with a tokenizer of words that starts and ends texts, and pads with the end."""
+    words = ["a", "the", "red", "blue", "square", "circle", "is", "above"]
+    vocabulary = {"<unk>": 0, "<start>": 3, "<end>": 39, **{word: 4 + i for i, word in enumerate(words)}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 3), ("<end>", 39)]
+    )
+    names = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<end>", "unk_token": "<unk>"}
+    shutil.copytree(folder, tmp_path / "clip")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_texts_are_embedded_as_the_library_embeds_them(with_tokenizer):
+    texts = ["a red square", "the blue circle is above the red square", ""]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(with_tokenizer)
+    library = transformers.CLIPModel.from_pretrained(with_tokenizer).eval()
+    given = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        want = features(library.get_text_features(input_ids=given["input_ids"], attention_mask=given["attention_mask"]))
+    subject = load_subject(f"hf:{with_tokenizer}#text", device="cpu")
+    batch = subject.batch(texts)
+    assert_near(subject.run(batch).value, want, "texts")
+    assert batch.special.sum(1).tolist() == [2, 2, 2]
+    with pytest.raises(UserError, match="12"):
+        subject.batch(["red " * 20])

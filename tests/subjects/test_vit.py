@@ -1,5 +1,6 @@
 """ViT and DeiT with classifier, pooler or neither: equal to the library, and to themselves under edits."""
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -185,3 +186,17 @@ def test_dtype_and_device_map_reach_the_loader(saved):
     batch = subject.batch(noise({}))
     assert subject.dtype is batch.inputs.dtype is torch.bfloat16
     assert subject.run(batch).value.dtype is torch.bfloat16
+
+
+def test_a_network_spread_over_devices_gives_the_same(saved, classifier):
+    spread = load_subject(f"hf:{saved(*KINDS[2])}", device="cpu")
+    parts = [name for name, _ in spread.network.named_parameters(recurse=False)]
+    parts += [name for name, _ in spread.network.named_children() if name != "stack"]
+    parts += [f"stack.blocks.{layer}" for layer in range(2)]
+    accelerate.dispatch_model(spread.network, dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
+    assert all(hasattr(block, "_hf_hook") for block in spread.network.stack.blocks)
+    batch = classifier.batch(noise({}))
+    want = classifier.run(batch, capture=["*"])
+    got = spread.run(batch, capture=["*"])
+    assert torch.equal(got.value, want.value)
+    assert all(torch.equal(got.captured[name], want.captured[name]) for name in want.captured)

@@ -184,6 +184,9 @@ ENCODER_FAMILIES: dict[str, Family] = {
     "xlm-roberta": masked_lm_family(
         "XLMRobertaModel", "roberta", {**EMBEDDINGS, **BERT_BLOCK, **ROBERTA_HEAD}, build_roberta
     ),
+    "camembert": masked_lm_family(
+        "CamembertModel", "roberta", {**EMBEDDINGS, **BERT_BLOCK, **ROBERTA_HEAD}, build_roberta
+    ),
     "distilbert": masked_lm_family("DistilBertModel", "distilbert", DISTILBERT_NAMES, build_distilbert),
     "mpnet": masked_lm_family("MPNetModel", "mpnet", MPNET_NAMES, build_mpnet),
 }

@@ -49,6 +49,13 @@ def load_tower(
 ) -> StackedSubject:
     """Load an encoder, a vision tower or a text tower.
 
+    What `Output.value` holds: for BERT-style encoders, hidden states [batch, pos, d_model], or logits
+    [batch, pos, vocab] of a checkpoint saved with a masked-language-model head; other heads are left out. For CLIP, the
+    embedding [batch, embedding], before it is divided by its length; for a tower saved without projection, its pooled
+    token [batch, d_model]. For ViT, DeiT and DINO, class scores [batch, class] of a classifier, else what the pooler
+    gives [batch, d_pooled], else the class token after the last norm [batch, d_model]. Images of another size than the
+    checkpoint's are taken; learned positions are stretched as the library does when asked to.
+
     Parameters
     ----------
     name : str

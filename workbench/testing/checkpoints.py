@@ -11,8 +11,8 @@ import torch
 def save_random(model: Any, folder: Path, seed: int = 0) -> Path:
     """Give every parameter of a Hugging Face model random values and save it; returns the folder.
 
-    What a library initialises to zero or one (biases, norms, layer scale, tokens) is random too: a loader that leaves it
-    out must not pass.
+    What a library initialises to zero or one (biases, norms, layer scale, tokens) is random too, so that a loader that
+    leaves it out does not pass.
 
     Parameters
     ----------
