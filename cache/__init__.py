@@ -4,12 +4,13 @@ Writing: `StoreWriter`, told what is to come by `Examples` (made by `ExamplesBui
 Importing this does not import torch; the readers that give tensors do, when they are used.
 """
 
+from workbench.cache.builder import ExamplesBuilder
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.examples import Examples, ExamplesBuilder
+from workbench.cache.examples import Examples, RowContext
 from workbench.cache.labels import LabelInfo
 from workbench.cache.loader import Sequential, Shuffled
 from workbench.cache.narrow import narrow, widen
-from workbench.cache.reader import RowContext, Store, open_store
+from workbench.cache.reader import Store, open_store
 from workbench.cache.schema import SCHEMA, ActivationSpec
 from workbench.cache.tensors import to_array, to_tensor
 from workbench.cache.writer import StoreWriter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +11,47 @@ from typing import Any
 import h5py
 import numpy as np
 import xxhash
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from workbench.cache.errors import Damage, DamageError, StoreError
+from workbench.cache.errors import Damage, DamageError
 from workbench.cache.files import raw, replace_hdf5
 from workbench.cache.schema import FORMAT, SCHEMA, Modality, origin_dtype
 
 FILE = "examples.h5"
+
+
+@dataclass(frozen=True)
+class RowContext:
+    """What surrounds a row in its sequence or image.
+
+    Attributes
+    ----------
+    document : str
+        Name.
+    sequence : int
+        Index.
+    at : int
+        Place of the row in the arrays below.
+    ids : int32 [n]
+        Token ids, or patch numbers.
+    special : bool [n]
+        Special tokens.
+    offsets : int32 [n, 2]
+        Start and end character in the document's text; -1, -1 where there is none.
+    path : str
+        Of the image; empty for text.
+    size : tuple of (int, int)
+        Width and height of the image in pixels; 0, 0 for text.
+    """
+
+    document: str
+    sequence: int
+    at: int
+    ids: NDArray[np.int32]
+    special: NDArray[np.bool_]
+    offsets: NDArray[np.int32]
+    path: str
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +144,23 @@ class Examples:
         rows["special"] = self.special[at]
         return rows
 
+    def around(self, row: int, before: int, after: int) -> RowContext:
+        """Return what surrounds a row, cut at the ends of its sequence; see `Store.context`."""
+        sequence = self.sequence_of(row)
+        start, end, place = int(self.bounds[sequence]), int(self.bounds[sequence + 1]), int(self._row_positions[row])
+        cut = slice(max(start, place - before), min(end, place + after + 1))
+        width, height = self.sizes[sequence].tolist()
+        return RowContext(
+            document=self.documents[self.sequence_document[sequence]],
+            sequence=sequence,
+            at=place - cut.start,
+            ids=self.ids[cut],
+            special=self.special[cut],
+            offsets=self.offsets[cut],
+            path=self.paths[sequence] if self.paths else "",
+            size=(width, height),
+        )
+
     def digest(self) -> str:
         """Return a hash of everything above, 32 hexadecimal digits."""
         digest = xxhash.xxh3_128()
@@ -187,151 +237,3 @@ class Examples:
         if examples.digest() != digest:
             raise DamageError(folder, Damage(FILE, "its contents differ from the digest in the manifest"))
         return examples
-
-
-class ExamplesBuilder:
-    """Collects documents and their sequences or images, in the order in which they are captured.
-
-    Parameters
-    ----------
-    modality : "text" or "vision"
-        Whether `sequence` or `image` is used.
-    """
-
-    def __init__(self, modality: Modality = "text") -> None:
-        self.modality = modality
-        self._documents: dict[str, dict[str, Any]] = {}
-        self._sequences: list[tuple[int, int, str, tuple[int, int]]] = []
-        self._lengths: list[int] = [0]
-        self._ids: list[NDArray[np.int32]] = []
-        self._special: list[NDArray[np.bool_]] = []
-        self._offsets: list[NDArray[np.int32]] = []
-        self._selected: list[NDArray[np.bool_]] = []
-
-    @property
-    def n_rows(self) -> int:
-        """Rows selected so far."""
-        return int(sum(np.count_nonzero(selected) for selected in self._selected))
-
-    def document(self, name: str, fields: Mapping[str, Any] | None = None) -> int:
-        """Add a document with its plain fields and return its index."""
-        if name in self._documents:
-            raise StoreError(f"document {name!r} was added twice: names must be unique")
-        self._documents[name] = dict(fields or {})
-        return len(self._documents) - 1
-
-    def sequence(
-        self,
-        document: int,
-        tokens: ArrayLike,
-        *,
-        special: ArrayLike | None = None,
-        offsets: ArrayLike | None = None,
-        rows: ArrayLike | None = None,
-        window: int = 0,
-    ) -> int:
-        """Add a window of a document and return its index.
-
-        Parameters
-        ----------
-        document : int
-            From `document`.
-        tokens : integers [pos]
-            Token ids, special tokens included, no padding.
-        special : bool [pos], optional
-            True at special tokens; by default none is.
-        offsets : integers [pos, 2], optional
-            Start and end character of each token in the document's text.
-        rows : bool [pos], optional
-            Which positions are rows; by default all.
-        window : int
-            Number of the window in its document.
-        """
-        self._expect("text", "sequence")
-        return self._add(document, tokens, special, offsets, rows, window, "", (0, 0))
-
-    def image(
-        self,
-        document: int,
-        path: str,
-        size: Sequence[int],
-        patches: ArrayLike,
-        *,
-        special: ArrayLike | None = None,
-        rows: ArrayLike | None = None,
-    ) -> int:
-        """Add an image and return its index.
-
-        Parameters
-        ----------
-        document : int
-            From `document`.
-        path : str
-            Of the image file.
-        size : (int, int)
-            Width and height in pixels.
-        patches : integers [pos]
-            Patch number in reading order; -1 for the class token, -2 and below for registers.
-        special : bool [pos], optional
-            By default True where `patches` is negative.
-        rows : bool [pos], optional
-            Which positions are rows; by default all.
-        """
-        self._expect("vision", "image")
-        ids = np.asarray(patches)
-        special = ids < 0 if special is None else special
-        return self._add(document, ids, special, None, rows, 0, str(path), (int(size[0]), int(size[1])))
-
-    def build(self) -> Examples:
-        """Return the plan."""
-        empty = np.empty(0)
-        documents, windows, paths, sizes = zip(*self._sequences, strict=True) if self._sequences else ((), (), (), ())
-        return Examples(
-            modality=self.modality,
-            documents=tuple(self._documents),
-            document_fields=tuple(self._documents.values()),
-            sequence_document=np.array(documents, np.int32),
-            sequence_window=np.array(windows, np.int32),
-            bounds=np.cumsum(self._lengths, dtype=np.int64),
-            ids=np.concatenate([empty, *self._ids]).astype(np.int32),
-            special=np.concatenate([empty, *self._special]).astype(np.bool_),
-            offsets=np.concatenate([empty.reshape(0, 2), *self._offsets]).astype(np.int32),
-            selected=np.concatenate([empty, *self._selected]).astype(np.bool_),
-            paths=tuple(paths) if self.modality == "vision" else (),
-            sizes=np.array(sizes, np.int32).reshape(len(sizes), 2),
-        )
-
-    def _expect(self, modality: Modality, method: str) -> None:
-        if self.modality != modality:
-            raise StoreError(f"`{method}` is for {modality}; this plan is of {self.modality}")
-
-    def _add(
-        self,
-        document: int,
-        ids: ArrayLike,
-        special: ArrayLike | None,
-        offsets: ArrayLike | None,
-        rows: ArrayLike | None,
-        window: int,
-        path: str,
-        size: tuple[int, int],
-    ) -> int:
-        if not 0 <= document < len(self._documents):
-            raise StoreError(f"document={document}: there are {len(self._documents)} documents, counted from 0")
-        tokens = np.asarray(ids, np.int32)
-        length = tokens.shape[0]
-        columns = {
-            "ids": (tokens, (length,)),
-            "special": (np.asarray(np.zeros(length) if special is None else special, np.bool_), (length,)),
-            "offsets": (np.asarray(np.full((length, 2), -1) if offsets is None else offsets, np.int32), (length, 2)),
-            "rows": (np.asarray(np.ones(length) if rows is None else rows, np.bool_), (length,)),
-        }
-        for name, (array, shape) in columns.items():
-            if array.shape != shape:
-                raise StoreError(f"sequence {len(self._sequences)}: {name} has shape {array.shape}, expected {shape}")
-        lists: list[list[NDArray[Any]]] = [self._ids, self._special, self._offsets, self._selected]
-        for collected, (array, _) in zip(lists, columns.values(), strict=True):
-            collected.append(array)
-        self._sequences.append((document, window, path, size))
-        self._lengths.append(length)
-        return len(self._sequences) - 1

@@ -15,7 +15,7 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.files import WriterLock, raw, replace_hdf5
+from workbench.cache.files import WriterLock, cannot_write, raw, replace_hdf5
 from workbench.cache.schema import FORMAT, SCHEMA
 
 FOLDER = "labels"
@@ -106,7 +106,10 @@ def write_group(
     """
     checked = {name: _checked(name, group, entry, lengths) for name, entry in labels.items()}
     path = _path(folder, group)
-    path.parent.mkdir(exist_ok=True)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path.parent, error) from error
     lock = WriterLock(path.parent / ".lock", LOCK_TIMEOUT_S)
     try:
         taken = {name: found.info.group for name, found in read_infos(folder).items() if found.info.group != group}

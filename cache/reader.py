@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache import labels as label_files
 from workbench.cache.errors import Damage, StoreError, nearest
-from workbench.cache.examples import Examples
+from workbench.cache.examples import Examples, RowContext
 from workbench.cache.labels import LabelInfo, StoredLabel
 from workbench.cache.loader import BUFFER_BYTES, Sequential, Shuffled
 from workbench.cache.manifest import Manifest
@@ -39,40 +38,6 @@ def open_store(folder: str | Path) -> Store:
         If there is no store, a newer version wrote it, or the manifest is damaged.
     """
     return Store(Path(folder))
-
-
-@dataclass(frozen=True)
-class RowContext:
-    """What surrounds a row in its sequence or image.
-
-    Attributes
-    ----------
-    document : str
-        Name.
-    sequence : int
-        Index.
-    at : int
-        Place of the row in the arrays below.
-    ids : int32 [n]
-        Token ids, or patch numbers.
-    special : bool [n]
-        Special tokens.
-    offsets : int32 [n, 2]
-        Start and end character in the document's text; -1, -1 where there is none.
-    path : str
-        Of the image; empty for text.
-    size : tuple of (int, int)
-        Width and height of the image in pixels; 0, 0 for text.
-    """
-
-    document: str
-    sequence: int
-    at: int
-    ids: NDArray[np.int32]
-    special: NDArray[np.bool_]
-    offsets: NDArray[np.int32]
-    path: str
-    size: tuple[int, int]
 
 
 class Store:
@@ -163,22 +128,7 @@ class Store:
             raise StoreError(
                 f"context({row}, {before}, {after}): rows are 0 to {self.n_rows - 1}, before and after at least 0"
             )
-        examples, origin = self.examples, self.examples.origins(row, row + 1)[0]
-        sequence = int(origin["sequence"])
-        start, end = int(examples.bounds[sequence]), int(examples.bounds[sequence + 1])
-        place = start + int(origin["position"])
-        cut = slice(max(start, place - before), min(end, place + after + 1))
-        width, height = examples.sizes[sequence].tolist()
-        return RowContext(
-            document=examples.documents[origin["document"]],
-            sequence=sequence,
-            at=place - cut.start,
-            ids=examples.ids[cut],
-            special=examples.special[cut],
-            offsets=examples.offsets[cut],
-            path=examples.paths[sequence] if examples.paths else "",
-            size=(width, height),
-        )
+        return self.examples.around(row, before, after)
 
     # --- activations ----------------------------------------------------------------------------------------------
     def read(self, hook_point: str, rows: slice | ArrayLike | None = None, *, verify: bool = True) -> NDArray[Any]:
