@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,10 +39,14 @@ class ExamplesBuilder:
         return int(sum(np.count_nonzero(selected) for selected in self._selected))
 
     def document(self, name: str, fields: Mapping[str, Any] | None = None) -> int:
-        """Add a document with its plain fields and return its index."""
+        """Add a document with its plain fields (JSON values) and return its index."""
         if name in self._documents:
             raise StoreError(f"document {name!r} was added twice: names must be unique")
-        self._documents[name] = dict(fields or {})
+        _check_text(name)
+        try:
+            self._documents[name] = json.loads(json.dumps(dict(fields or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"document {name!r}: its fields must have a JSON form: {error}") from error
         return len(self._documents) - 1
 
     def sequence(
@@ -102,6 +107,7 @@ class ExamplesBuilder:
             Which positions are rows; by default all.
         """
         self._expect("vision", "image")
+        _check_text(str(path))
         ids = np.asarray(patches)
         special = ids < 0 if special is None else special
         return self._add(document, ids, special, None, rows, 0, str(path), (int(size[0]), int(size[1])))
@@ -142,12 +148,12 @@ class ExamplesBuilder:
     ) -> int:
         if not 0 <= document < len(self._documents):
             raise StoreError(f"document={document}: there are {len(self._documents)} documents, counted from 0")
-        tokens = np.asarray(ids, np.int32)
+        tokens = _int32(ids)
         length = tokens.shape[0]
         columns = {
             "ids": (tokens, (length,)),
             "special": (np.asarray(np.zeros(length) if special is None else special, np.bool_), (length,)),
-            "offsets": (np.asarray(np.full((length, 2), -1) if offsets is None else offsets, np.int32), (length, 2)),
+            "offsets": (_int32(np.full((length, 2), -1) if offsets is None else offsets), (length, 2)),
             "rows": (np.asarray(np.ones(length) if rows is None else rows, np.bool_), (length,)),
         }
         for name, (array, shape) in columns.items():
@@ -159,3 +165,17 @@ class ExamplesBuilder:
         self._sequences.append((document, window, path, size))
         self._lengths.append(length)
         return len(self._sequences) - 1
+
+
+def _check_text(text: str) -> None:
+    """Refuse what HDF5 cannot hold: file names that are not UTF-8, and NUL."""
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise StoreError(f"{text!r} cannot be stored: names and paths must be UTF-8 without NUL; rename the file")
+
+
+def _int32(values: ArrayLike) -> NDArray[np.int32]:
+    wide = np.atleast_1d(np.asarray(values))
+    narrow = wide.astype(np.int32)
+    if not np.array_equal(narrow, wide):
+        raise StoreError(f"ids and offsets must be whole numbers of 32 bits; got {wide[narrow != wide][0]}")
+    return narrow

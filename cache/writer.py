@@ -230,9 +230,9 @@ class StoreWriter:
 
     def _wait(self) -> None:
         """Wait for the commit on the other thread; its error is raised here."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None  # only now: an interrupt while waiting must not forget it
 
     def _failed(self, error: OSError | StoreError) -> StoreError:
         said = cannot_write(self.folder, error) if isinstance(error, OSError) else error

@@ -84,6 +84,11 @@ BAD = [
     pytest.param(lambda b: b.sequence(1, [1]), "document=1: there are 1 documents", id="unknown document"),
     pytest.param(lambda b: b.sequence(0, [1, 2], special=[1]), r"special has shape \(1,\), expected \(2,\)", id="mask"),
     pytest.param(lambda b: b.sequence(0, [1], offsets=[0, 1]), r"offsets has shape", id="offsets"),
+    pytest.param(lambda b: b.sequence(0, [1, 2**31]), "whole numbers of 32 bits; got 2147483648", id="wide id"),
+    pytest.param(lambda b: b.sequence(0, [0.5]), "whole numbers of 32 bits; got 0.5", id="fraction"),
+    pytest.param(lambda b: b.document("e", {"a": object()}), "'e': its fields must have a JSON form", id="object"),
+    pytest.param(lambda b: b.document("caf\udce9.py"), r"'caf\\udce9\.py' cannot be stored: .* UTF-8", id="not UTF-8"),
+    pytest.param(lambda b: b.document("a\0b"), "cannot be stored", id="NUL"),
     pytest.param(lambda b: b.image(0, "a.png", (1, 1), [0]), "`image` is for vision", id="image among texts"),
 ]
 
