@@ -126,9 +126,9 @@ TEXT_NAMES = {
 }
 VISION_NAMES = {
     **BLOCK,
-    "embeddings.class_embedding": "class_token",
-    "embeddings.patch_embedding": "patch_embed",
-    "embeddings.position_embedding.weight": "pos_embed",
+    "embeddings.class_embedding": "front.class_token",
+    "embeddings.patch_embedding": "front.patch_embed",
+    "embeddings.position_embedding.weight": "front.pos_embed",
     "embeddings.position_ids": "",
     "pre_layrnorm": "ln_pre",  # the library's own spelling
     "post_layernorm": "ln_final",

@@ -30,14 +30,14 @@ OLD_ATTENTION = {  # up to transformers 5.0
 GATED = {"mlp.gate_proj": "mlp.gate", "mlp.up_proj": "mlp.inner", "mlp.down_proj": "mlp.outer"}
 V2_MLP = {**GATED, "mlp.fc1": "mlp.inner", "mlp.fc2": "mlp.outer", "mlp.weights_out": "mlp.outer"}
 EMBEDDINGS = {
-    "embeddings.cls_token": "class_token",
-    "embeddings.register_tokens": "registers",
-    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.cls_token": "front.class_token",
+    "embeddings.register_tokens": "front.registers",
+    "embeddings.position_embeddings": "front.pos_embed",
     "embeddings.mask_token": "",  # stands in for hidden patches during pretraining only
 }
 V2_NAMES: dict[str, str | tuple[str, str]] = {
     **EMBEDDINGS,
-    "embeddings.patch_embeddings.projection": "patch_embed",
+    "embeddings.patch_embeddings.projection": "front.patch_embed",
     **block_names("encoder.layer.#", {**BLOCK, **OLD_ATTENTION, **V2_MLP}),
     "encoder.layer.#.mlp.weights_in": ("stack.blocks.#.mlp.gate", "stack.blocks.#.mlp.inner"),
     "layernorm": "ln_final",
@@ -45,7 +45,7 @@ V2_NAMES: dict[str, str | tuple[str, str]] = {
 }
 V3_NAMES = {
     **EMBEDDINGS,
-    "embeddings.patch_embeddings": "patch_embed",
+    "embeddings.patch_embeddings": "front.patch_embed",
     **block_names("layer.#", {**BLOCK, **GATED}),
     "norm": "ln_final",
     "rope_embeddings.inv_freq": "",

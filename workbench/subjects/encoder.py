@@ -58,10 +58,10 @@ class Encoder(HookedNetwork):
         self.pos_embed = nn.Embedding(arch.n_positions, d)
         if arch.n_token_types:
             self.token_type_embed = nn.Embedding(arch.n_token_types, d)
-        self.ln_pre = HookedLayerNorm(d, eps=epsilon)
-        self.stack = Stack(arch.stack)
         if arch.n_distances:
             self.distance_bias = nn.Embedding(arch.n_distances, arch.stack.n_heads)
+        self.ln_pre = HookedLayerNorm(d, eps=epsilon)
+        self.stack = Stack(arch.stack)
         if arch.masked_lm:
             self.mlm_dense = nn.Linear(d, d)
             self.mlm_ln = HookedLayerNorm(d, eps=epsilon)

@@ -147,7 +147,7 @@ def place(network: HookedNetwork, device: str, device_map: str | None) -> None:
         raise UserError(f"device map {device_map!r}: must be {', '.join(DEVICE_MAPS)}")
     if device != "auto":
         raise UserError(f"device {device!r} and device map {device_map!r}: give one of them")
-    whole = ["Block"]
+    whole = ["Front", "Block"]
     dtype = next(network.parameters()).dtype
     memory = None
     if device_map != "sequential":

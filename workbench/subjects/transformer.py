@@ -37,7 +37,11 @@ class HookedLayerNorm(nn.LayerNorm):
             centred = x - x.mean(-1, keepdim=True)
             scale, changed = tape.rewritten(scale_name, (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
             if changed:
-                return tape(output_name, centred / scale * self.weight + self.bias)
+                weight, bias = (
+                    self.weight.to(x.device),
+                    self.bias.to(x.device),
+                )  # a spread model: x may come from elsewhere
+                return tape(output_name, centred / scale * weight + bias)
         return tape(output_name, self(x))
 
 

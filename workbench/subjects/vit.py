@@ -17,6 +17,8 @@ from workbench.subjects.stacked import HookedNetwork
 from workbench.subjects.tape import Tape
 from workbench.subjects.transformer import HookedLayerNorm, Rotary, Stack
 
+Grid = tuple[int, int]
+
 OUTPUT_ROLES = {"embedding": "W_proj", "class": "W_head", "pooled": "W_pool"}
 
 
@@ -88,6 +90,44 @@ class VisionArchitecture:
         return self.n_prefix if self.placed_registers else 1
 
 
+class Front(nn.Module):
+    """Class token, registers, patches, and learned positions where there are any."""
+
+    def __init__(self, arch: VisionArchitecture) -> None:
+        super().__init__()
+        self.arch = arch
+        d = arch.stack.d_model
+        self.class_token = nn.Parameter(torch.zeros(d))
+        if arch.n_registers:
+            self.registers = nn.Parameter(torch.zeros(arch.n_registers, d))
+        self.patch_embed = nn.Conv2d(arch.n_channels, d, arch.patch_size, arch.patch_size, bias=arch.patch_bias)
+        if arch.learned_positions:
+            self.pos_embed = nn.Parameter(torch.zeros(arch.n_placed + math.prod(arch.grid), d))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Grid]:
+        """pixels [batch, channel, height, width] -> embedding [batch, pos, d_model], positions alike, and the grid."""
+        patches: Tensor = self.patch_embed(pixels.to(self.class_token.dtype))
+        grid = patches.shape[2], patches.shape[3]
+        tokens = [self.class_token[None], *([self.registers] if self.arch.n_registers else [])]
+        prefix = [token.expand(len(pixels), -1, -1) for token in tokens]
+        x = torch.cat([*prefix, patches.flatten(2).transpose(1, 2)], dim=1)
+        return x, self.positions(grid).expand_as(x) if self.arch.learned_positions else None, grid
+
+    def positions(self, grid: Grid) -> Tensor:
+        """Learned positions [pos, d_model], stretched to a grid of patches; zero for registers without one."""
+        arch = self.arch
+        placed, patches = self.pos_embed[: arch.n_placed], self.pos_embed[arch.n_placed :]
+        if grid != arch.grid:
+            image = patches.T.reshape(1, -1, *arch.grid)
+            if arch.interpolation != "plain":
+                image = image.float()
+            smooth = arch.interpolation == "antialias"
+            image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False, antialias=smooth)
+            patches = image.to(patches.dtype).flatten(2)[0].T
+        unplaced = placed.new_zeros(arch.n_prefix - arch.n_placed, arch.stack.d_model)
+        return torch.cat([placed, unplaced, patches])
+
+
 class VisionTransformer(HookedNetwork):
     """Class token, registers and patches through a stack; gives an embedding, class scores or the pooled token."""
 
@@ -95,12 +135,7 @@ class VisionTransformer(HookedNetwork):
         super().__init__()
         self.arch = arch
         d, epsilon = arch.stack.d_model, arch.stack.norm_epsilon
-        self.class_token = nn.Parameter(torch.zeros(d))
-        if arch.n_registers:
-            self.registers = nn.Parameter(torch.zeros(arch.n_registers, d))
-        self.patch_embed = nn.Conv2d(arch.n_channels, d, arch.patch_size, arch.patch_size, bias=arch.patch_bias)
-        if arch.learned_positions:
-            self.pos_embed = nn.Parameter(torch.zeros(arch.n_placed + math.prod(arch.grid), d))
+        self.front = Front(arch)
         if arch.norm_before:
             self.ln_pre = HookedLayerNorm(d, eps=epsilon)
         self.stack = Stack(arch.stack)
@@ -128,22 +163,15 @@ class VisionTransformer(HookedNetwork):
     def forward(self, batch: Batch, tape: Tape) -> Tensor:
         """Return an embedding, class scores or the pooled token, [batch, n_output]."""
         arch = self.arch
-        pixels = batch.inputs.to(self.class_token.dtype)
-        patches: Tensor = self.patch_embed(pixels)
-        grid = patches.shape[2], patches.shape[3]
-        x = tape("hook_embed", torch.cat([*self.prefix(len(pixels)), patches.flatten(2).transpose(1, 2)], dim=1))
-        if arch.learned_positions:
-            x = x + tape("hook_pos_embed", self.positions(grid).expand_as(x))
+        x, positions, grid = self.front(batch.inputs)
+        x = tape("hook_embed", x)
+        if positions is not None:
+            x = x + tape("hook_pos_embed", positions)
         if arch.norm_before:
             x = self.ln_pre.hooked(x, tape, "ln_pre.hook_scale", "ln_pre.hook_normalized")
         x = self.stack(x, batch.mask, tape, rotary=self.rotary(grid, x) if arch.stack.rotary_base else None)
         x = self.ln_final.hooked(x, tape, "ln_final.hook_scale", "ln_final.hook_normalized")
         return tape("hook_output", self.read_out(x, tape))
-
-    def prefix(self, n_images: int) -> list[Tensor]:
-        """Class token and registers, each [batch, pos, d_model]."""
-        tokens = [self.class_token[None], *([self.registers] if self.arch.n_registers else [])]
-        return [token.expand(n_images, -1, -1) for token in tokens]
 
     def read_out(self, x: Tensor, tape: Tape) -> Tensor:
         """Pool x [batch, pos, d_model] and apply the head."""
@@ -160,21 +188,7 @@ class VisionTransformer(HookedNetwork):
         out: Tensor = self.head(tape("hook_pooled", token))
         return ACTIVATIONS[arch.head_activation](out) if arch.head_activation else out
 
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Learned positions [pos, d_model], stretched to a grid of patches; zero for registers without one."""
-        arch = self.arch
-        placed, patches = self.pos_embed[: arch.n_placed], self.pos_embed[arch.n_placed :]
-        if grid != arch.grid:
-            image = patches.T.reshape(1, -1, *arch.grid)
-            if arch.interpolation != "plain":
-                image = image.float()
-            smooth = arch.interpolation == "antialias"
-            image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False, antialias=smooth)
-            patches = image.to(patches.dtype).flatten(2)[0].T
-        unplaced = placed.new_zeros(arch.n_prefix - arch.n_placed, arch.stack.d_model)
-        return torch.cat([placed, unplaced, patches])
-
-    def rotary(self, grid: tuple[int, int], like: Tensor) -> Rotary:
+    def rotary(self, grid: Grid, like: Tensor) -> Rotary:
         """Angles of DINOv3: half of the pairs turn with the height, half with the width; prefix tokens do not turn.
 
         Coordinates are those of the patches' centres, from -1 to 1. Computed in float32, as the library does in every
@@ -191,15 +205,15 @@ class VisionTransformer(HookedNetwork):
 
     def outer_weights(self) -> Mapping[str, Tensor | None]:
         """See `HookedNetwork`."""
-        arch = self.arch
+        arch, front = self.arch, self.front
         head, role = getattr(self, "head", None), OUTPUT_ROLES[arch.output]
         second = getattr(self, "register_head", None)
         return {
-            "W_E": self.patch_embed.weight.flatten(1).T,
-            "b_E": self.patch_embed.bias,
-            "class_token": self.class_token,
-            "registers": self.registers if arch.n_registers else None,
-            "W_pos": self.pos_embed if arch.learned_positions else None,
+            "W_E": front.patch_embed.weight.flatten(1).T,
+            "b_E": front.patch_embed.bias,
+            "class_token": front.class_token,
+            "registers": front.registers if arch.n_registers else None,
+            "W_pos": front.pos_embed if arch.learned_positions else None,
             "ln_pre.w": self.ln_pre.weight if arch.norm_before else None,
             "ln_pre.b": self.ln_pre.bias if arch.norm_before else None,
             "ln_final.w": self.ln_final.weight,

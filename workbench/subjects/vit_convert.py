@@ -29,9 +29,9 @@ OLD_BLOCK = {  # up to transformers 5.0
     "output.dense": "mlp.outer",
 }
 EMBEDDINGS = {
-    "embeddings.cls_token": "class_token",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.patch_embeddings.projection": "patch_embed",
+    "embeddings.cls_token": "front.class_token",
+    "embeddings.position_embeddings": "front.pos_embed",
+    "embeddings.patch_embeddings.projection": "front.patch_embed",
     "embeddings.mask_token": "",  # stands in for hidden patches during pretraining only
 }
 VIT_NAMES = {
@@ -44,7 +44,7 @@ VIT_NAMES = {
 }
 DEIT_NAMES = {
     **VIT_NAMES,
-    "embeddings.distillation_token": "registers",
+    "embeddings.distillation_token": "front.registers",
     "cls_classifier": "head",
     "distillation_classifier": "register_head",
 }
