@@ -20,7 +20,7 @@ from workbench.datasets.loading import load_dataset
 from workbench.datasets.protocol import Dataset
 from workbench.datasets.text import TextList
 from workbench.errors import UserError
-from workbench.labelling import label_from_dataset
+from workbench.labelling import labels_of_dataset
 from workbench.progress import progress
 from workbench.subjects.protocol import HookPoint, Subject
 from workbench.subjects.sources import load_subject
@@ -108,11 +108,15 @@ def capture(
         log.info("%s has %d rows of the %d asked for", dataset.address, plan.examples.n_rows, rows)
     manifest = describe(subject, dataset, plan, hooks, positions, rows, context_length, seed)
     folder = Path(out)
+    there = set(open_store(folder).labels) if (folder / "manifest.json").is_file() else set()
+    is_labelled = there >= {spec.name for spec in dataset.label_specs}
+    table = labels_of_dataset(plan.examples, dataset, plan.documents) if labels and not is_labelled else None
     with StoreWriter(folder, specs, plan.examples, manifest) as writer:
-        if subject.modality == "text" and not writer.finished:
+        if not writer.finished and type(subject).save_tokenizer is not Subject.save_tokenizer:
+            (folder / "tokenizer").mkdir(exist_ok=True)
             subject.save_tokenizer(folder / "tokenizer")
-        if labels and {spec.name for spec in dataset.label_specs} - set(open_store(folder).labels):
-            label_from_dataset(open_store(folder), dataset, plan.documents)
+        if table is not None:
+            table.store(open_store(folder))
         if writer.finished:
             log.info("%s is finished: %d rows", folder, writer.n_rows)
             return open_store(folder)

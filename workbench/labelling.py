@@ -118,27 +118,21 @@ class AlignedRows:
         values[self.rows], defined[self.rows] = on_tokens[self.is_row], known[self.is_row]
 
 
-def label_from_dataset(store: Store, dataset: Dataset, documents: Sequence[int]) -> list[str]:
-    """Store all labels of the dataset that a store was captured from.
+def labels_of_dataset(examples: Examples, dataset: Dataset, documents: Sequence[int]) -> LabelTable:
+    """Read all labels of the dataset that a store is captured from.
 
     Parameters
     ----------
-    store : Store
-        May be unfinished.
+    examples : Examples
+        The store's plan.
     dataset : Dataset
         Its own.
     documents : sequence of int
         Index in the dataset of each document of the store.
-
-    Returns
-    -------
-    list of str
-        Names of the labels.
     """
+    table = LabelTable(examples, dataset.label_specs)
     if dataset.label_specs:
-        table = LabelTable(store.examples, dataset.label_specs)
         for index, place in enumerate(documents):
             document = dataset.document(place)
             table.fill(index, document, dataset.labels(document))
-        table.store(store)
-    return [spec.name for spec in dataset.label_specs]
+    return table

@@ -25,10 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = None if arguments is None else list(arguments)
         code = command.main(args=words, prog_name="workbench", standalone_mode=False)
     except typer.Exit as leave:
-        return leave.exit_code
+        code = leave.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command continues", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)
         if show is not None:  # a complaint of click's, which newer typers carry inside
@@ -38,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             raise
         return WRONG_INPUT
+    if code == INTERRUPTED:  # newer typers make this number of Ctrl-C themselves
+        print("interrupted; the same command continues", file=sys.stderr)  # noqa: T201
     return code if isinstance(code, int) else DONE
 
 
