@@ -172,6 +172,31 @@ def test_weights_give_the_activations(subject, batch):
                 assert_near(seen[at + "hook_mlp_out"], want * multiplier(parts), "W_out")
 
 
+def test_norms_divide_by_their_scale(subject, batch, family):
+    """Norm = (x - mean) / scale * weight + bias, and half of it once the scale is doubled."""
+    names = [name for name in subject.hook_points if name.endswith("ln1.hook_scale") or name == "ln_final.hook_scale"]
+    seen = everything(subject, batch)
+    for name in names:
+        prefix = name.removesuffix("hook_scale")
+        if prefix + "hook_normalized" not in seen:  # behind a sum, where the output has another name
+            continue
+        layer = None if prefix == "ln_final." else int(prefix.split(".")[1])
+        x = seen[
+            f"blocks.{subject.n_layers - 1}.hook_resid_post" if layer is None else f"blocks.{layer}.hook_resid_pre"
+        ]
+        norm = subject.parts.ln_final if layer is None else subject.parts.blocks[layer].ln1
+        x = x - x.mean(-1, keepdim=True) if "LayerNorm" in type(norm).__name__ else x
+        weight, bias = (getattr(norm, kind, None) for kind in ("weight", "bias"))
+        weight = (
+            1.0 if weight is None else weight + float("Gemma" in type(norm).__name__ or "1P" in type(norm).__name__)
+        )
+        bias = 0.0 if bias is None else bias
+        assert_near(seen[prefix + "hook_normalized"], x / seen[name] * weight + bias, prefix)
+        edits = {name: lambda scale, at: scale * 2}
+        halved = subject.run(batch, capture=[prefix + "hook_normalized"], edits=edits).captured
+        assert_near(halved[prefix + "hook_normalized"], x / seen[name] * weight / 2 + bias, prefix)
+
+
 def multiplier(parts):
     return getattr(parts.block, "residual_multiplier", 1.0)
 

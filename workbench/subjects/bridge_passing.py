@@ -91,9 +91,10 @@ def wire_norm(norm: nn.Module, prefix: str, output_name: str | None = None) -> N
         Hook point of the output, ``hook_normalized`` under the prefix by default.
     """
     named = output_name or prefix + "hook_normalized"
-    centred = isinstance(norm, nn.LayerNorm)
+    kind = type(norm).__name__
+    centred = isinstance(norm, nn.LayerNorm) or "LayerNorm" in kind
     epsilon: float | None = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
-    known = epsilon is not None and (centred or "RMSNorm" in type(norm).__name__)
+    known = epsilon is not None and (centred or "RMSNorm" in kind)
 
     def scale_of(x: Tensor) -> Tensor:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()

@@ -117,11 +117,11 @@ class BlockWiring:
         copies = running.notes.get(which)
         if copies is None:
             return None
-        copies = self.normed(copies)
         weight = block_weight(self.model, self.parts, f"W_{which.upper()}")
         bias = block_weight(self.model, self.parts, f"b_{which.upper()}")
         assert weight is not None
-        out = torch.einsum("bphd,hde->bphe", copies, weight)
+        own = self.normed(copies).to(weight.device)  # what enters a block may still be on the device of the one before
+        out = torch.einsum("bphd,hde->bphe", own, weight)
         return (out if bias is None else out + bias).flatten(-2)
 
     def projected(self, which: str) -> Callable[[Pass, Tensor, Tensor], Tensor]:
@@ -191,7 +191,7 @@ class BlockWiring:
             if running.tape.wants(name):  # one norm for both parts: its output comes in here
                 into, changed = running.tape.rewritten(name, running.notes["resid_pre"])
                 if changed:
-                    return self.normed(into)
+                    return self.normed(into).to(x.device)
             return x
         if self.model.norm == "post":
             return through(running, self.prefix + "hook_mlp_in", x)
