@@ -30,11 +30,20 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
+class StandardError(logging.StreamHandler[Any]):
+    """Writes to what is standard error at the moment, which a caller may have exchanged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def log_to_terminal() -> None:
     """Show what the workbench logs on standard error, one plain line each."""
     log = logging.getLogger("workbench")
-    if not log.handlers:
-        handler = logging.StreamHandler()
+    if not any(isinstance(handler, StandardError) for handler in log.handlers):
+        handler = StandardError()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
     log.setLevel(logging.INFO)
