@@ -35,16 +35,12 @@ class Loader:
         Batches of the whole pass, from its beginning.
     rows : int64 [batch rows]
         Row numbers of the batch that was given out last.
+    rows_done : int
+        Rows given out, those before a resumed pass included.
     """
 
     def __init__(
-        self,
-        reader: RowReader,
-        activations: Mapping[str, ActivationSpec],
-        batch_rows: int,
-        epoch: Epoch,
-        rows_done: int,
-        verify: bool,
+        self, activations: Mapping[str, ActivationSpec], batch_rows: int, epoch: Epoch, rows_done: int, verify: bool
     ) -> None:
         if batch_rows < 1:
             raise StoreError(f"batch_rows={batch_rows}: must be at least 1")
@@ -104,7 +100,7 @@ class Shuffled(Loader, Iterator["dict[str, Tensor] | Tensor"]):
             self._state = {name: state[name] for name in self._state}
             rows_done = int(state["rows_done"])
         order = Epoch(reader, mask, self._state["chunks_per_window"], (self._state["seed"], self._state["epoch"]))
-        super().__init__(reader, activations, batch_rows, order, rows_done, verify)
+        super().__init__(activations, batch_rows, order, rows_done, verify)
 
     def __next__(self) -> dict[str, Tensor] | Tensor:
         batch = self._next()
@@ -131,7 +127,7 @@ class Sequential(Loader, Iterator["tuple[slice | NDArray[np.int64], dict[str, Te
         self._alone = alone
         self._every = bool(mask.all())
         order = Epoch(reader, mask, chunks_per_window(reader, activations, SEQUENTIAL_BUFFER_BYTES), None)
-        super().__init__(reader, activations, batch_rows, order, 0, verify)
+        super().__init__(activations, batch_rows, order, 0, verify)
 
     def __next__(self) -> tuple[slice | NDArray[np.int64], dict[str, Tensor] | Tensor]:
         batch = self._next()

@@ -141,12 +141,12 @@ class RowReader:
         return out
 
     def _pieces(self, first: int, end: int, step: int) -> Iterable[tuple[int, int]]:
-        """Cut a range of rows at the ends of shards, and at ends of chunks some `step` rows apart."""
+        """Cut a range of rows at the ends of shards, and at ends of chunks at most `step` rows or one chunk apart."""
         while first < end:
             shard = self._shards[self._shard_of(first)]
             chunk_rows, shard_first = shard.cut.chunk_rows, shard.entry.first_row
-            until = shard_first + max(first - shard_first + step, 1) // chunk_rows * chunk_rows
-            until = min(until if until > first else first + step, shard.entry.end_row, end)
+            n_chunks = (first - shard_first) // chunk_rows + max(1, step // chunk_rows)
+            until = min(shard_first + n_chunks * chunk_rows, shard.entry.end_row, end)
             yield first, until
             first = until
 

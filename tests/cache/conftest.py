@@ -80,7 +80,7 @@ def datasets(folder: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def disk_that_needs_no_sync() -> Iterator[None]:
     """Spare the disk some thousand fsyncs: nothing here loses power. Which are made, and when, is a test of its own."""
     with pytest.MonkeyPatch.context() as patch:
