@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from torch import Tensor
 
 from workbench.errors import UserError
@@ -41,10 +40,19 @@ class TextSubject(StackedSubject):
 
     def tokenizer_fingerprint(self) -> str:
         """See `Subject.tokenizer_fingerprint`."""
-        return xxhash.xxh3_128(b"token ids").hexdigest() if self.text is None else self.text.fingerprint()
+        return "none" if self.text is None else self.text.fingerprint()
 
     def batch(self, examples: Sequence[Any]) -> Batch:
-        """See `Subject.batch`."""
+        """See `Subject.batch`; a token id that the embedding does not have is an error."""
+        batch = self.padded(examples)
+        lowest, highest, n_vocab = int(batch.inputs.min()), int(batch.inputs.max()), self.network.arch.n_vocab
+        if lowest < 0 or highest >= n_vocab:
+            wrong = lowest if lowest < 0 else highest
+            raise UserError(f"token id {wrong}: {self.address} has token ids 0 to {n_vocab - 1}")
+        return batch
+
+    def padded(self, examples: Sequence[Any]) -> Batch:
+        """Pad examples into one batch on the subject's device."""
         if self.text is not None:
             return self.text.batch(examples, self.device)
         if any(isinstance(example, str) for example in examples):

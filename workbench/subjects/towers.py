@@ -209,7 +209,11 @@ class Checkpoint:
         if settings is not None:
             return ImageProcessor.from_settings(settings, arch.n_channels, self.name)
         kind = next(kind for start, kind in PROCESSORS.items() if model_type.startswith(start))
-        log.warning("%s was saved without an image processor: %s's usual one is taken", self.name, kind)
+        height, width = arch.image_size
+        log.warning(
+            "%s was saved without an image processor: images are made %d x %d with %s's usual settings",
+            *(self.name, height, width, kind),
+        )
         return ImageProcessor.for_kind(kind, arch.image_size, arch.n_channels)
 
 
