@@ -1,0 +1,110 @@
+"""Loading a subject of the zoo: a decoder of our own with a tokenizer of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from workbench.errors import UserError
+from workbench.subjects.architecture import Architecture
+from workbench.subjects.decoder import Decoder, DecoderArchitecture
+from workbench.subjects.protocol import Batch, TokenWindow
+from workbench.subjects.sources import resolve_device
+from workbench.subjects.stacked import StackedSubject
+from workbench.subjects.tokenization import pad_windows
+from workbench.zoo.shelf import zoo_folder, zoo_names, zoo_record
+from workbench.zoo.text import ZooText
+
+__all__ = ["ZooSubject", "load_zoo", "zoo_names", "zoo_record"]
+
+
+class ZooSubject(StackedSubject):
+    """A decoder language model of the zoo.
+
+    Parameters
+    ----------
+    address : str
+        ``zoo:NAME``.
+    network : Decoder
+        On its device, in its dtype.
+    text : ZooText
+        Its tokenizer.
+    """
+
+    modality = "text"
+
+    def __init__(self, address: str, network: Decoder, text: ZooText) -> None:
+        super().__init__(address, network)
+        self.text = text
+        self.tokenizer = text.tokenizer
+        self.n_context = network.arch.n_context
+        self.n_vocab = network.arch.n_vocab
+
+    def tokenizer_fingerprint(self) -> str:
+        """See `Subject.tokenizer_fingerprint`."""
+        return self.text.fingerprint()
+
+    def batch(self, examples: Sequence[Any]) -> Batch:
+        """See `Subject.batch`."""
+        windows = [self.text.example(example) for example in examples]
+        for window in windows:
+            wrong = window.tokens[(window.tokens < 0) | (window.tokens >= self.n_vocab)]
+            if len(wrong):
+                raise UserError(f"token id {wrong[0]}: {self.address} has ids 0 to {self.n_vocab - 1}")
+        return pad_windows(windows, self.text.begin, self.n_context, self.device)
+
+    def windows(self, text: str, n_context: int | None = None) -> list[TokenWindow]:
+        """See `Subject.windows`."""
+        return self.text.windows(text, n_context)
+
+    def decode(self, tokens: Sequence[int]) -> list[str]:
+        """See `Subject.decode`."""
+        return self.text.decode(tokens)
+
+    def save_tokenizer(self, folder: Any) -> None:
+        """See `Subject.save_tokenizer`: writes ``tokenizer.json``."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "tokenizer.json").write_text(self.text.tokenizer.to_str(pretty=False), encoding="utf-8")
+
+
+def load_zoo(name: str, device: str = "auto", dtype: str | None = None) -> ZooSubject:
+    """Load a subject of the zoo; needs neither a network nor transformers.
+
+    Parameters
+    ----------
+    name : str
+        A shipped one (``pycode``), or a folder that `workbench zoo train` wrote.
+    device : str
+        ``auto``, ``cpu`` or ``cuda:N``.
+    dtype : str, optional
+        ``float32`` (what it was trained in, and the default), ``float64``, ``float16`` or ``bfloat16``.
+
+    Raises
+    ------
+    UserError
+        For an unknown name or an absent device.
+    """
+    folder = zoo_folder(name)
+    network = Decoder(read_architecture(folder / "architecture.json"))
+    network.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
+    network.to(resolve_device(device), getattr(torch, dtype or "float32"))
+    text = ZooText.load(folder / "tokenizer.json", network.arch.n_context)
+    return ZooSubject(f"zoo:{name}", network, text)
+
+
+def read_architecture(path: Path) -> DecoderArchitecture:
+    """Read what `write_architecture` wrote."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return DecoderArchitecture(**{**values, "stack": Architecture(**values["stack"])})
+
+
+def write_architecture(architecture: DecoderArchitecture, path: Path) -> None:
+    """Write a decoder's shape as JSON."""
+    path.write_text(json.dumps(asdict(architecture), indent=1) + "\n", encoding="utf-8")
