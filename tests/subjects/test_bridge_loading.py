@@ -128,14 +128,14 @@ def test_weights_by_an_unknown_role_or_layer(folder):
 # --- tl: ----------------------------------------------------------------------------------------------------------
 def test_tl_names_are_those_of_transformer_lens(folder, monkeypatch):
     asked = []
-    monkeypatch.setattr(tl_source, "load_language_model", lambda *given: asked.append(given))
+    monkeypatch.setattr(hf_source, "load", lambda name, **given: asked.append((name, given)))
     for name in ("gpt2", "gpt2-small", "pythia-70m", "meta-llama/Llama-3.2-1B", str(folder)):
         tl_source.load(name, dtype="bfloat16", device_map="auto")
-    assert [name for name, _, _ in asked] == [
+    assert [name for name, _ in asked] == [
         "gpt2", "gpt2", "EleutherAI/pythia-70m", "meta-llama/Llama-3.2-1B", str(folder),
     ]  # fmt: skip
-    assert {(options.dtype, options.device_map) for _, options, _ in asked} == {("bfloat16", "auto")}
-    assert asked[1][2] == "tl:gpt2-small"
+    assert {(given["dtype"], given["device_map"]) for _, given in asked} == {("bfloat16", "auto")}
+    assert asked[1][1]["address"] == "tl:gpt2-small"
     with pytest.raises(UserError, match=r"knows no model 'gtp2'; nearest: .*gpt2"):
         tl_source.load("gtp2")
 
@@ -211,8 +211,9 @@ def test_an_architecture_that_cannot_be_shown_exactly_is_refused(family, sizes, 
 
 BAD_ADDRESSES = [
     pytest.param("hf:{folder}#audio", "the name of a tower, vision or text", id="no such tower"),
-    pytest.param("hf:{folder}#vision", "has no vision tower; write hf:", id="a language model has no towers"),
-    pytest.param("hf:{folder}/missing", "cannot be loaded", id="no such folder"),
+    pytest.param("hf:{folder}#vision", "has no vision tower; leave out #vision", id="a language model has no towers"),
+    pytest.param("hf:{folder}/missing", "there is no such folder", id="no such folder"),
+    pytest.param("hf:{folder}/..", "cannot be loaded: .*model_type", id="a folder without a model"),
     pytest.param("hf:", "not an address", id="no name"),
 ]
 

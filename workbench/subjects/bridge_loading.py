@@ -26,8 +26,14 @@ def read_config(name: str) -> Any:
     UserError
         If there is no such folder or name, or its model needs code of its own.
     """
-    with explained(name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    here = Path(name).is_dir()
+    if not here and (name.startswith((".", "/", "~")) or name.count("/") > 1):  # no name on the hub looks like that
+        raise UserError(f"model {name!r}: there is no such folder")
+    try:
+        with explained(name):
+            return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except UserError as error:
+        raise UserError(str(error) if here else f"{error} (and there is no folder of that name)") from error
 
 
 def load_language_model(name: str, options: LoadOptions, address: str) -> BridgeSubject:

@@ -1,12 +1,11 @@
-"""``tl:NAME``: the language models that TransformerLens knows by name, old short names included."""
+"""``tl:NAME``: the models that TransformerLens knows by name, its old short names included."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from workbench.errors import UserError, nearest
-from workbench.plugin import LoadOptions
-from workbench.subjects.bridge_loading import load_language_model
+from workbench.subjects import hf_source
 from workbench.subjects.protocol import Subject
 
 
@@ -25,7 +24,8 @@ def load(name: str, *, device: str = "auto", dtype: str | None = None, device_ma
     UserError
         If TransformerLens knows no such name, or the model cannot be loaded.
     """
-    return load_language_model(official_name(name), LoadOptions(device, dtype, device_map), f"tl:{name}")
+    official = official_name(name)
+    return hf_source.load(official, device=device, dtype=dtype, device_map=device_map, address=f"tl:{name}")
 
 
 def official_name(name: str) -> str:
