@@ -71,6 +71,13 @@ def test_a_span_falls_on_the_token_of_its_first_visible_character():
     assert every[1:].tolist() == [0, 1, 1]
 
 
+def test_spans_may_be_an_array():
+    align = Aligner("abcd", [np.array([(0, 2), (2, 4)])])
+    spans = [Span(0, 1, 2.0), Span(1, 4, 3.0, every=True)]
+    for got, want in zip(align(SpanLabel(np.array(spans))), align(SpanLabel(spans)), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_the_later_span_wins():
     offsets = np.array([(0, 4)])
     values, _ = Aligner("abcd", [offsets])(SpanLabel([Span(0, 4, 1.0), Span(1, 2, 2.0)]))

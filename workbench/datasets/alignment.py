@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.datasets.protocol import SpanLabel
+from workbench.datasets.protocol import Span, SpanLabel
 from workbench.errors import UserError
 
 LAST_SPACE = 0x3000  # no character after this one counts as space
@@ -54,12 +54,12 @@ class Aligner:
         background = np.nan if label.background is None else label.background
         values = np.full(self.n_tokens, background, np.float64)
         defined = self.is_text & (label.background is not None)
-        flat = np.fromiter(chain.from_iterable(label.spans), np.float64, count=4 * len(label.spans)).reshape(-1, 4)
+        flat = as_array(label.spans)
         starts, ends, every = flat[:, 0].astype(np.int64), flat[:, 1].astype(np.int64), flat[:, 3] != 0
         wrong = np.flatnonzero((starts < 0) | (ends < starts) | (ends > len(self.text)))
         if len(wrong):
-            span = label.spans[int(wrong[0])]
-            raise UserError(f"span from {span.start} to {span.end}: the text has {len(self.text)} characters")
+            start, end = starts[wrong[0]], ends[wrong[0]]
+            raise UserError(f"span from {start} to {end}: the text has {len(self.text)} characters")
         visible = self._next_visible[starts]
         kept = np.where(every, ends > starts, ends > visible)
         starts, ends = np.where(every, starts, visible)[kept], np.where(every, ends, visible + 1)[kept]
@@ -77,6 +77,13 @@ class Aligner:
         positions = np.arange(len(codes) + 1)
         positions[:-1][IS_SPACE[np.minimum(codes, LAST_SPACE + 1)]] = len(codes)
         return np.minimum.accumulate(positions[::-1])[::-1]
+
+
+def as_array(spans: Sequence[Span] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return spans as an array [span, 4] of start, end, value, every."""
+    if isinstance(spans, np.ndarray):
+        return spans.reshape(-1, 4)
+    return np.fromiter(chain.from_iterable(spans), np.float64, count=4 * len(spans)).reshape(-1, 4)
 
 
 class Group:

@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from workbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Level = Literal["row", "sequence", "document"]
 Kind = Literal["binary", "categories", "ordered", "number", "cyclic"]
@@ -63,10 +67,11 @@ class Span(NamedTuple):
 class SpanLabel:
     """A row-level label on one document: spans, and the value of tokens that no span reaches (None: undefined there).
 
-    Where spans overlap on a token, the later one in the list wins.
+    Where spans overlap on a token, the later one in the list wins. Many spans may be given as one array [span, 4] with
+    the fields of `Span`: making half a million tuples takes seconds.
     """
 
-    spans: Sequence[Span]
+    spans: Sequence[Span] | NDArray[np.float64]
     background: float | None = 0.0
 
 
