@@ -1,6 +1,7 @@
 """JSON lines: documents, fields, labels on documents and spans, and everything that can be wrong with a line."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -140,3 +141,22 @@ def test_the_fingerprint_is_of_the_content(write):
     before = JsonLines(write(GOOD)).fingerprint()
     assert JsonLines(write(GOOD, name="corpus.jsonl")).fingerprint() == before
     assert JsonLines(write({**GOOD, "text": "abcd"})).fingerprint() != before
+
+
+def test_the_example_in_the_guide_is_read_as_it_says(write):
+    guide = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    example = guide.split("```json\n")[1].split("```")[0]
+    dataset = JsonLines(write(example))
+    kinds = {(spec.group, spec.name): spec.kind for spec in dataset.label_specs}
+    assert kinds == {
+        ("labels", "mood"): "categories",
+        ("labels", "place"): "binary",
+        ("labels", "entity"): "categories",
+        ("labels", "hour"): "cyclic",
+        ("syntax", "depth"): "ordered",
+    }
+    text = dataset.document(0).text
+    assert [text[span.start : span.end] for span in dataset.labels(dataset.document(0))["entity"].spans] == [
+        "Anna",
+        "Rome",
+    ]
