@@ -26,7 +26,7 @@ from workbench.report.latents import latents_section
 from workbench.results import Result
 
 SAMPLE_ROWS = 16_384
-VALIDATION_ROWS = 4096
+VALIDATION_ROWS = 2048
 NEIGHBOURS = 5
 OPERATORS = ("topk_encode", "sparse_decode", "gathered_dot", "scatter_outer")
 

@@ -21,7 +21,7 @@ from workbench.plugins.sae.settings import Settings
 from workbench.progress import Ticker
 
 HISTORY = ("error", "auxiliary", "dead", "lr")
-CHECKS = 50  # looks at held-out rows in a training
+CHECKS = 40  # looks at held-out rows in a training
 ADAM_EPSILON = 6.25e-10  # Gao et al. 2024; gradients of a normalised error are small
 
 

@@ -36,7 +36,9 @@ class TinyDecoder(StackedSubject):
         return [f"<{token}>" for token in tokens]
 
     def batch(self, examples):
-        rows = [torch.as_tensor(example.tokens if isinstance(example, TokenWindow) else example) for example in examples]
+        rows = [
+            torch.as_tensor(example.tokens if isinstance(example, TokenWindow) else example) for example in examples
+        ]
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         return Batch(tokens, mask, (tokens == 0) & mask)
@@ -47,7 +49,7 @@ def subject() -> TinyDecoder:
     return TinyDecoder()
 
 
-def capture(subject: TinyDecoder, folder: Path, n_documents: int = 40, fields=lambda index: {}) -> Store:
+def write_store(subject: TinyDecoder, folder: Path, n_documents: int = 40, fields=lambda index: {}) -> Store:
     """Write a store of the subject's activations on random texts, three windows to a document."""
     rng = np.random.default_rng(5)
     plan = ExamplesBuilder()
@@ -83,7 +85,12 @@ def capture(subject: TinyDecoder, folder: Path, n_documents: int = 40, fields=la
 
 @pytest.fixture(scope="session")
 def store(subject, tmp_path_factory) -> Store:
-    return capture(subject, tmp_path_factory.mktemp("acts") / "store")
+    return write_store(subject, tmp_path_factory.mktemp("acts") / "store")
+
+
+@pytest.fixture
+def capture():
+    return write_store
 
 
 @pytest.fixture
@@ -91,6 +98,7 @@ def context(store, subject, tmp_path):
     """Return what makes a context with other settings."""
 
     def make(config: SaeConfig | None = None, *, store=store, subject=subject, work=tmp_path, seed=0) -> Context:
+        work.mkdir(exist_ok=True)
         return Context(config or SaeConfig(), Inputs(store=store, model=subject), "cpu", seed, work)
 
     return make

@@ -1,0 +1,74 @@
+"""From a configuration to the numbers of a training, and the split by documents."""
+
+import numpy as np
+import pytest
+
+from workbench.configuration import build
+from workbench.errors import UserError
+from workbench.plugins.sae import EvaluateConfig, SaeConfig, TrainConfig
+from workbench.plugins.sae.settings import choose_hook_point, choose_settings, split_rows
+
+
+def test_defaults_follow_from_the_data():
+    small = choose_settings(SaeConfig(), width=64, epoch_rows=20_000)
+    assert (small.latents, small.k, small.rows, small.batch_rows, small.aux_k) == (512, 16, 160_000, 256, 32)
+    large = choose_settings(SaeConfig(), width=768, epoch_rows=50_000_000)
+    assert (large.latents, large.k, large.rows, large.batch_rows) == (6144, 32, 50_000_000, 4096)
+    assert large.lr < small.lr
+
+
+def test_what_is_given_is_taken():
+    train = TrainConfig(rows=1000, batch_rows=100, lr=0.5, aux_k=0, dead_after=7)
+    settings = choose_settings(SaeConfig(latents=10, k=3, train=train), width=4, epoch_rows=250)
+    found = (settings.latents, settings.k, settings.rows, settings.lr, settings.aux_k, settings.dead_after)
+    assert found == (10, 3, 1000, 0.5, 0, 7)
+    assert settings.n_steps == 4 * 3  # an epoch's last batch is short
+    with pytest.raises(UserError, match="k=11: must be at most 10"):
+        choose_settings(SaeConfig(latents=10, k=11), 4, 250)
+    with pytest.raises(UserError, match="no rows to train on"):
+        choose_settings(SaeConfig(), 4, 0)
+
+
+def test_the_rate_rises_stays_and_falls():
+    train = TrainConfig(rows=10_000, batch_rows=10, lr=1.0, warmup=0.1, decay=0.2)
+    settings = choose_settings(SaeConfig(train=train), width=8, epoch_rows=10_000)
+    rates = np.array([settings.lr_at(rows) for rows in range(0, 10_000, 10)])
+    assert rates[0] == pytest.approx(0.01)
+    assert np.all(rates[100:800] == 1.0)
+    assert (np.diff(rates[:100]) > 0).all()
+    assert (np.diff(rates[800:]) < 0).all()
+    assert 0 < rates[-1] < 0.01
+
+
+def test_options_are_reached_by_dotted_keys_and_held_to_their_ranges():
+    config = build(SaeConfig, {"k": "4", "train.lr": "1e-4", "evaluate.splice_tokens": 0})
+    assert (config.k, config.train.lr, config.evaluate.splice_tokens) == (4, 1e-4, 0)
+    for key, value in [("k", 0), ("train.lr", -1), ("evaluate.held_out", 1.5), ("train.centre", "mode")]:
+        with pytest.raises(UserError, match=f"{key}={value}"):
+            build(SaeConfig, {key: value})
+
+
+def test_documents_are_held_out_whole(store):
+    split = split_rows(store, EvaluateConfig(held_out=0.25), seed=0)
+    document = store.origins["document"]
+    train, held_out = set(document[split.train]), set(document[split.held_out])
+    assert (len(train), len(held_out)) == (30, 10) == (split.n_train_documents, split.n_held_out_documents)
+    assert not train & held_out
+    assert not store.origins["special"][split.train | split.held_out].any()
+    assert set(document[split_rows(store, EvaluateConfig(held_out=0.25), seed=1).held_out]) != held_out
+
+
+def test_the_datasets_own_flag_decides(capture, subject, tmp_path):
+    flagged = capture(subject, tmp_path / "acts", n_documents=6, fields=lambda index: {"held_out": index == 2})
+    split = split_rows(flagged, EvaluateConfig(), seed=0)
+    assert set(flagged.origins["document"][split.held_out]) == {2}
+    alone = capture(subject, tmp_path / "one", n_documents=3, fields=lambda index: {"held_out": True})
+    with pytest.raises(UserError, match="no row belongs to a training document"):
+        split_rows(alone, EvaluateConfig(), seed=0)
+
+
+def test_the_hook_point_may_be_left_out_where_there_is_one(store):
+    (only,) = store.hook_points
+    assert choose_hook_point(store, None) == only == choose_hook_point(store, only)
+    with pytest.raises(UserError, match=f"nearest: {only}"):
+        choose_hook_point(store, "blocks.0.hook_resid_pots")
