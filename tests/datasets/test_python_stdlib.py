@@ -210,8 +210,9 @@ def test_a_token_has_the_value_of_its_first_visible_character():
 OLD = [("NAME", 0, 1), ("OP", 2, 3), ("STRING", 4, 21), ("OP", 22, 23), ("NAME", 24, 25)]
 NEW = [
     ("NAME", 0, 1), ("OP", 2, 3), ("FSTRING_START", 4, 6), ("FSTRING_MIDDLE", 6, 7), ("OP", 7, 8), ("NAME", 8, 9),
-    ("OP", 10, 11), ("FSTRING_START", 12, 14), ("OP", 14, 15), ("NAME", 15, 16), ("OP", 16, 17), ("FSTRING_END", 17, 18),
-    ("OP", 18, 19), ("FSTRING_MIDDLE", 19, 20), ("FSTRING_END", 20, 21), ("OP", 22, 23), ("NAME", 24, 25),
+    ("OP", 10, 11), ("FSTRING_START", 12, 14), ("OP", 14, 15), ("NAME", 15, 16), ("OP", 16, 17),
+    ("FSTRING_END", 17, 18), ("OP", 18, 19), ("FSTRING_MIDDLE", 19, 20), ("FSTRING_END", 20, 21), ("OP", 22, 23),
+    ("NAME", 24, 25),
 ]  # fmt: skip
 
 

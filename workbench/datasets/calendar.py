@@ -90,8 +90,8 @@ class Calendar(Dataset):
             Document(f"other/{i:04d}", makers[i % len(makers)](rng), fields={"task": "none", "held_out": False})
             for i in range(n_other)
         ]
-        documents = asked + others
-        self.documents = [documents[i] for i in rng.permutation(len(documents))]
+        documents: list[Document] = asked + others
+        self.documents: list[Document] = [documents[i] for i in rng.permutation(len(documents))]
 
     def __len__(self) -> int:
         """See `Dataset`."""

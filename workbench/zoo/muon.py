@@ -29,11 +29,12 @@ def orthogonalise(gradient: Tensor, iterations: int = 5) -> Tensor:
     a, b, c = QUINTIC
     wide = gradient.shape[0] <= gradient.shape[1]
     x = gradient if wide else gradient.T
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    x = (x / (torch.linalg.matrix_norm(x) + 1e-7)).bfloat16()
     for _ in range(iterations):
         gram = x @ x.T
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x if wide else x.T).to(gradient.dtype)
+    found: Tensor = x if wide else x.T
+    return found.to(gradient.dtype)
 
 
 class Muon(torch.optim.Optimizer):

@@ -119,7 +119,7 @@ class PycodeLesson(Lesson):
         """See `Lesson`."""
         digest = xxhash.xxh3_128(self.tokenizer.to_str().encode())
         for module in self.modules:
-            digest.update(module)
+            digest.update(module.tobytes())
         return digest.hexdigest()
 
     def examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +157,7 @@ class PycodeLesson(Lesson):
             ends = np.minimum(first + piece * np.arange(n), len(module))
             cuts.append(np.stack([np.full(n, i), np.concatenate([[0], ends[:-1]]), ends], axis=1))
         windows = np.concatenate(cuts)
-        return windows[rng.permutation(len(windows))]
+        return rng.permutation(windows)
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:

@@ -54,8 +54,8 @@ def recipe_of(name: str, *, seed: int | None = None, steps: int | None = None) -
     """
     if name not in COURSES:
         raise UserError(f"no zoo subject {name!r}; nearest: {nearest(name, COURSES)} (all: workbench zoo list)")
-    options = {key: value for key, value in {"seed": seed, "steps": steps}.items() if value is not None}
-    recipe = replace(COURSES[name].RECIPE, **options)
+    own = COURSES[name].RECIPE
+    recipe = replace(own, seed=own.seed if seed is None else seed, steps=own.steps if steps is None else steps)
     if recipe.steps < 1:
         raise UserError(f"steps {recipe.steps}: must be at least 1")
     if recipe.seed < 0:
