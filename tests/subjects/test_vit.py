@@ -21,7 +21,7 @@ SIZES = {
     "patch_size": 4,
 }
 KINDS = [
-    ("ViTModel", {}, {"pooler_output_size": 9}),
+    ("ViTModel", {}, {"pooler_output_size": 9, "hidden_size": 15, "num_attention_heads": 3}),
     ("ViTModel", {"add_pooling_layer": False}, {"qkv_bias": False}),
     ("ViTForImageClassification", {}, {"num_labels": 5}),
     ("DeiTForImageClassificationWithTeacher", {}, {"num_labels": 5}),

@@ -279,7 +279,9 @@ class Subject(ABC):
             ``b_O`` [d_model], ``W_in``, ``W_gate`` [d_model, d_mlp], ``b_in`` [d_mlp], ``W_out`` [d_mlp, d_model],
             ``b_out``, ``ln1.w``, ``ln1.b``, ``ln2.w``, ``ln2.b`` [d_model], ``ls1``, ``ls2`` [d_model] (layer scale).
             Of the whole model: ``W_E`` [vocab, d_model], ``W_pos`` [pos, d_model], ``W_U`` [d_model, vocab],
-            ``b_U`` [vocab], ``ln_final.w``, ``ln_final.b``, ``W_proj`` [d_model, embedding], ...
+            ``b_U`` [vocab], ``ln_pre.w``, ``ln_final.w`` (likewise ``.b``), ``W_proj`` [d_model, embedding] (CLIP),
+            ``W_head`` [d_pooled, class], ``W_pool`` [d_model, d_pooled] (with ``b_head``, ``b_pool``); of images,
+            ``W_E`` [channel * height * width of a patch, d_model], ``class_token``, ``registers`` [pos, d_model], ...
         layer : int, optional
             For the roles of one layer.
         expand : bool

@@ -176,7 +176,7 @@ class VisionTransformer(HookedNetwork):
     def read_out(self, x: Tensor, tape: Tape) -> Tensor:
         """Pool x [batch, pos, d_model] and apply the head."""
         arch = self.arch
-        token = x[:, 0]
+        token = x[:, 0].contiguous()  # as a copy of it would be: the head rounds by the layout of what it reads
         if not arch.n_output:
             return token
         if arch.pooling == "class+register":
