@@ -7,7 +7,15 @@ import transformers
 from workbench.errors import UserError
 from workbench.subjects.hf_source import load
 from workbench.testing.checkpoints import save_random
-from workbench.testing.subjects import CHECKS, assert_near, everything, noise
+from workbench.testing.subjects import (
+    CHECKS,
+    assert_near,
+    check_declared_shapes,
+    check_forward_order,
+    check_identity_edits,
+    everything,
+    noise,
+)
 
 SIZES = {
     "hidden_size": 24,
@@ -143,6 +151,12 @@ def test_logits_are_the_librarys(folder, family, dtype, tolerance):
     got = subject.run(subject.batch(SEQUENCES)).value
     for i, want in enumerate(library_logits(folder, getattr(torch, dtype))):
         torch.testing.assert_close(got[i, : len(want)], want, atol=tolerance * float(want.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("check", [check_declared_shapes, check_forward_order, check_identity_edits])
+def test_narrow_dtypes(check, folder):
+    subject = load(str(folder), device="cpu", dtype="bfloat16")
+    check(subject, subject.batch(SEQUENCES))
 
 
 def test_sequence_alone_gives_the_librarys_bits(subject, folder):

@@ -73,15 +73,14 @@ class AttentionTap:
         return q, k
 
     def pattern(self, tape: Tape, scores: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
-        """Pass scores and pattern [batch, head, query, key]; True if the pass must go on from this pattern."""
-        scores, changed = tape.rewritten(self.prefix + "attn_scores", scores)
-        weights = scores.softmax(-1, dtype=_softmax_dtype(scores.dtype)).to(dtype)
+        """Pass scores and pattern [batch, head, query, key]; True if the pass must go on from this pattern.
+
+        Both are shown in the subject's dtype; the pattern of unchanged scores is that of the exact ones.
+        """
+        shown, changed = tape.rewritten(self.prefix + "attn_scores", scores.to(dtype))
+        weights = (shown.to(scores.dtype) if changed else scores).softmax(-1).to(dtype)
         weights, changed_too = tape.rewritten(self.prefix + "pattern", weights)
         return weights, changed or changed_too
-
-
-def _softmax_dtype(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def repeat_heads(x: Tensor, n_heads: int) -> Tensor:
@@ -110,7 +109,10 @@ def attention_scores(
     Returns
     -------
     Tensor [batch, head, query, key]
+        In float32 where q and k are narrower, as the fused functions compute inside.
     """
+    if q.dtype not in (torch.float32, torch.float64):
+        q, k = q.float(), k.float()
     factor = 1 / math.sqrt(q.shape[-1]) if scaling is None else scaling
     scores = q @ repeat_heads(k, q.shape[1]).transpose(-1, -2) * factor
     if softcap is not None:

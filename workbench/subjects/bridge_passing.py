@@ -104,13 +104,13 @@ def wire_norm(norm: nn.Module, prefix: str, output_name: str | None = None) -> N
     def output(running: Pass, x: Tensor, y: Tensor) -> Tensor:
         name = prefix + "hook_scale"
         if known and running.tape.wants(name):
-            scale = scale_of(x)
+            scale = scale_of(x).to(y.dtype)
             shown = scale if scale.dim() == 3 else scale.reshape(*running.tape.batch.inputs.shape, 1)
             after, changed = running.tape.rewritten(name, shown)
             if changed:  # the norm's output is (x - mean) / scale * weight + bias
                 bias = getattr(norm, "bias", None)
                 bare = y if bias is None else y - bias
-                bare = (bare * (scale / after.reshape(scale.shape))).to(y.dtype)
+                bare = bare * (scale / after.reshape(scale.shape))
                 y = bare if bias is None else bare + bias
         return through(running, named, y)
 

@@ -54,6 +54,7 @@ def check_declared_shapes(subject: Subject, batch: Batch) -> None:
         point = subject.hook_points[name]
         want = tuple(free[axis] if size is None else size for axis, size in zip(point.axes, point.shape, strict=True))
         assert tuple(value.shape) == want, f"{name} is {tuple(value.shape)}, declared {point.axes} = {want}"
+        assert value.dtype == subject.dtype, f"{name} is {value.dtype}, the subject is {subject.dtype}"
         assert not value.requires_grad, f"{name} is in a graph without grad=True"
 
 
