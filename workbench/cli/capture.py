@@ -80,7 +80,7 @@ def capture(
     if json:
         print_json(facts)
         return
-    typer.echo(
-        f"{store.folder}: {store.n_rows:,} rows of {len(store.documents):,} documents, "
-        f"{len(store.hook_points)} hook points, {len(store.labels)} labels, {store.n_bytes / 1e6:,.1f} MB"
-    )
+    counts = {"rows": store.n_rows, "documents": len(store.documents), "hook points": len(store.hook_points)}
+    counts["labels"] = len(store.labels)
+    said = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    typer.echo(f"{store.folder}: {said}, {store.n_bytes / 1e6:,.1f} MB")
