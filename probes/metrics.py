@@ -120,7 +120,7 @@ def evaluate(y: Bool[np.ndarray, " rows"], score: Float[np.ndarray, " rows"]) ->
         raise ProbeError("scores must be finite")
     yes = score > 0
     counts = from_counts((y & yes).sum(), (~y & yes).sum(), (y & ~yes).sum(), (~y & ~yes).sum())
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-score)
     edges = np.flatnonzero(np.diff(score[order], prepend=np.inf))
     hits = y[order].astype(float)
     ranked = from_histograms(np.add.reduceat(hits, edges), np.add.reduceat(1 - hits, edges))

@@ -75,17 +75,18 @@ def fit_logistic(
     k = X.shape[1]
     sign = np.where(y, 1.0, -1.0).astype(X.dtype)
     weights = weights.astype(X.dtype)
-    total = float(weights.sum())
-    beta = np.zeros(k + 1)
-    if start is not None:
-        beta[:k], beta[k] = start.coef, start.intercept
+    total = float(weights.sum(dtype=np.float64))
 
     def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
         margin = sign * (X @ at[:k].astype(X.dtype) + X.dtype.type(at[k]))
         losses = np.logaddexp(X.dtype.type(0), -margin)
         return float(weights @ losses) + float(at[:k] @ at[:k]) / (2 * C), margin
 
-    loss, margin = objective(beta)
+    if start is None:
+        beta, loss, margin = np.zeros(k + 1), total * float(np.log(2)), np.zeros(len(X), X.dtype)
+    else:
+        beta = np.append(start.coef, start.intercept)
+        loss, margin = objective(beta)
     ridge = np.append(np.full(k, 1 / C), 0.0)
     for step in range(max_iter):
         wrong = _sigmoid(-margin)
@@ -93,9 +94,8 @@ def fit_logistic(
         bend = weights * wrong * (1 - wrong)
         gradient = np.append(-(pull @ X), -pull.sum()).astype(np.float64) + ridge * beta
         hessian = np.empty((k + 1, k + 1))
-        bent = X * bend[:, None]
-        hessian[:k, :k] = X.T @ bent
-        hessian[k, :k] = hessian[:k, k] = bent.sum(axis=0, dtype=np.float64)
+        hessian[:k, :k] = X.T @ (X * bend[:, None])
+        hessian[k, :k] = hessian[:k, k] = bend @ X
         hessian[k, k] = bend.sum(dtype=np.float64)
         hessian[np.diag_indices(k + 1)] += ridge + 1e-12 * total  # the intercept's curvature may underflow
         move = np.linalg.solve(hessian, -gradient)

@@ -70,8 +70,9 @@ def bootstrap_metrics(
         loss_draws = ((weights @ loss) / np.stack([tn + fp, fn + tp], axis=1)).mean(axis=1)
 
     bins, n_bins = _bins(y, score)
-    counts = per_group(cells * n_bins + bins, n_bins)[:, :, ::-1]
-    ranked = from_histograms(weights @ counts[:, 1], weights @ counts[:, 0])
+    counts = per_group(cells * n_bins + bins, n_bins)
+    negative, positive = (np.ascontiguousarray(counts[:, each, ::-1], dtype=np.float64) for each in (0, 1))  # for BLAS
+    ranked = from_histograms(weights @ positive, weights @ negative)
     return {**ranked, **from_counts(tp, fp, fn, tn), "log_loss": loss_draws}
 
 

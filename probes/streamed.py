@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.linalg
 import scipy.optimize
 import scipy.sparse as sp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from workbench.probes.errors import ProbeError
 
@@ -36,6 +37,10 @@ class StreamedFit:
     n_iter: int
     converged: bool
 
+    def of_labels(self, labels: Int[np.ndarray, " kept"]) -> StreamedFit:
+        """Return the readouts of some labels."""
+        return replace(self, coef=self.coef[:, labels], intercept=self.intercept[labels])
+
     def __call__(self, X: np.ndarray | sp.csr_matrix) -> Float[np.ndarray, "rows labels"]:
         """Return the log odds of rows."""
         return np.asarray(X @ self.coef.astype(X.dtype) + self.intercept.astype(X.dtype))
@@ -46,6 +51,7 @@ def fit_streamed(
     C: float | Float[np.ndarray, " labels"],
     *,
     start: StreamedFit | None = None,
+    gram: Float[np.ndarray, "units units"] | None = None,
     tol: float = 1e-5,
     max_iter: int = 200,
 ) -> StreamedFit:
@@ -62,6 +68,9 @@ def fit_streamed(
         Inverse strength of the penalty, one for all or one per label.
     start : StreamedFit, optional
         Where to start.
+    gram : np.ndarray, optional
+        [units, units] mean of `x xᵀ` over the rows. With it the search runs in coordinates in which the curvature at
+        zero is about the identity, and needs a tenth of the passes; it changes the way, not the end.
     tol : float
         Largest entry of the gradient per unit of weight at the end.
     max_iter : int
@@ -70,9 +79,14 @@ def fit_streamed(
     n_units, total = _shape(chunks)
     n_labels = len(total)
     penalty = 1 / (np.broadcast_to(np.asarray(C, dtype=np.float64), (n_labels,)) * total)
+    # curvature of the logistic loss at zero is a quarter of the mean square
+    root = None
+    if gram is not None:
+        root = scipy.linalg.cholesky(gram / 4 + penalty.mean() * np.eye(n_units), lower=True)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        coef, intercept = _unflatten(flat, n_units)
+        free, intercept = _unflatten(flat, n_units)
+        coef = free if root is None else scipy.linalg.solve_triangular(root, free, lower=True, trans=1)
         loss = 0.5 * float((penalty * coef**2).sum())
         gradient = np.concatenate([penalty * coef, np.zeros((1, n_labels))])
         for X, Y, weights in chunks():
@@ -82,14 +96,18 @@ def fit_streamed(
             error = share * (0.5 * (1 + np.tanh(score / 2)) - Y)
             gradient[:-1] += np.asarray(X.T @ error.astype(X.dtype))
             gradient[-1] += error.sum(axis=0)
+        if root is not None:
+            gradient[:-1] = scipy.linalg.solve_triangular(root, gradient[:-1], lower=True)
         return loss, gradient.ravel()
 
     flat = np.zeros((n_units + 1) * n_labels)
     if start is not None:
-        flat = np.concatenate([start.coef, start.intercept[None]]).ravel()
+        free = start.coef if root is None else root.T @ start.coef
+        flat = np.concatenate([free, start.intercept[None]]).ravel()
     options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "gtol": tol, "ftol": 0.0, "maxcor": 20}
     found = scipy.optimize.minimize(objective, flat, jac=True, method="L-BFGS-B", options=options)
-    coef, intercept = _unflatten(found.x, n_units)
+    free, intercept = _unflatten(found.x, n_units)
+    coef = free if root is None else scipy.linalg.solve_triangular(root, free, lower=True, trans=1)
     # the line search ends at the rounding error of float32 sums; that is as converged as such data can be
     converged = bool(found.status == 0 or np.abs(found.jac).max() <= 10 * tol)
     return StreamedFit(coef, intercept, int(found.nit), converged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from workbench.probes.streamed import StreamedFit, balanced_label_weights, fit_s
 
 CS = tuple(10.0**power for power in range(-4, 1))
 PASSES = 100
+GRAM_UNITS = 4096  # above, the units' cross-products cost more than the passes that they save
 
 
 @dataclass(frozen=True)
@@ -75,30 +76,47 @@ def _fit(X: Matrix, tasks: Sequence[Task], places: Sequence[np.ndarray]) -> list
     Z, truth = np.ascontiguousarray(values[rows]) if isinstance(values, np.ndarray) else values[rows], Y[rows]
     weights = balanced_label_weights(truth, defined[rows])
     target = truth.astype(np.float64)
-    steps = [slice(first, first + ROWS_AT_ONCE) for first in range(0, len(rows), ROWS_AT_ONCE)]
-
-    best: list[tuple[float, float, StreamedFit] | None] = [None] * len(tasks)
+    gram = _gram(Z) if X.shape[1] <= GRAM_UNITS else None
+    best: dict[int, tuple[float, float, StreamedFit, int]] = {}  # select loss, C, fit, the label's column in it
     fit: StreamedFit | None = None
+    active = np.arange(len(tasks))
     for C in CS:
-        fit = fit_streamed(
-            lambda: ((Z[at], target[at], weights[at]) for at in steps), C, start=fit, tol=1e-4, max_iter=PASSES
-        )
-        improved = False
-        for label, (task, at) in enumerate(zip(tasks, places, strict=True)):
-            loss = evaluate(task.y[task.at(1)], _scores(values, at[task.at(1)], fit, label))["log_loss"]
-            held = best[label]
-            if held is None or loss < held[0]:
-                best[label], improved = (loss, C, fit), True
-        if not improved:
-            break  # every label does worse with a weaker penalty
+        if not len(active):
+            break
+        fit = _fit_labels(Z, target[:, active], weights[:, active], C, fit, gram)
+        better = []
+        for column, label in enumerate(active.tolist()):
+            task, at = tasks[label], places[label]
+            loss = evaluate(task.y[task.at(1)], _scores(values, at[task.at(1)], fit, column))["log_loss"]
+            better.append(label not in best or loss < best[label][0])
+            if better[-1]:
+                best[label] = loss, C, fit, column
+        # a label that does worse with a weaker penalty is done
+        active, fit = active[better], fit.of_labels(np.flatnonzero(better))
     seconds = (time.perf_counter() - started) / len(tasks)
     dense = []
-    for label, (task, at, chosen) in enumerate(zip(tasks, places, best, strict=True)):
-        assert chosen is not None
-        _, C, fit = chosen
-        scores = [_scores(values, at[task.at(part)], fit, label) for part in (1, 2)]
+    for label, (task, at) in enumerate(zip(tasks, places, strict=True)):
+        _, C, fit, column = best[label]
+        scores = [_scores(values, at[task.at(part)], fit, column) for part in (1, 2)]
         dense.append(Dense(scores[0], scores[1], C, fit.converged, seconds))
     return dense
+
+
+def _fit_labels(
+    Z: Matrix, target: np.ndarray, weights: np.ndarray, C: float, start: StreamedFit | None, gram: np.ndarray | None
+) -> StreamedFit:
+    def chunks() -> Iterator[tuple[Matrix, np.ndarray, np.ndarray]]:
+        for first in range(0, len(target), ROWS_AT_ONCE):
+            at = slice(first, first + ROWS_AT_ONCE)
+            yield Z[at], target[at], weights[at]
+
+    return fit_streamed(chunks, C, start=start, gram=gram, tol=1e-4, max_iter=PASSES)
+
+
+def _gram(Z: Matrix) -> np.ndarray:
+    product = Z.T @ Z
+    dense = product if isinstance(product, np.ndarray) else product.toarray()
+    return np.asarray(dense / np.float64(Z.shape[0]), dtype=np.float64)
 
 
 def _scores(values: Matrix, rows: np.ndarray, fit: StreamedFit, label: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,12 @@ METRIC_NAMES = {
 }
 
 
-def _grid(n: int, height_in: float) -> tuple[Figure, list[Axes]]:
+def _grid(n: int, height_in: float, **subplots: Any) -> tuple[Figure, list[Axes]]:
     """Make one axes per label, at most three in a row; unused ones are hidden."""
     n_columns = min(3, n)
     n_rows = math.ceil(n / n_columns)
-    figure, axes = new_figure(n_rows, n_columns, width_in=3.4 * n_columns + 0.4, height_in=height_in * n_rows + 0.9)
+    size = {"width_in": 3.4 * n_columns + 0.4, "height_in": height_in * n_rows + 0.9}
+    figure, axes = new_figure(n_rows, n_columns, **size, **subplots)
     for unused in axes[n:]:
         unused.set_visible(False)
     return figure, axes[:n]
@@ -42,7 +43,7 @@ def curves(scores: pd.DataFrame, best: pd.DataFrame, labels: Sequence[str], metr
 
     With more hook points than there are colours the ones that were chosen for some label and k are coloured.
     """
-    figure, axes = _grid(len(labels), 2.6)
+    figure, axes = _grid(len(labels), 2.6, sharey=True)
     ours = scores[(scores["metric"] == metric) & (scores["split"] == "test")]
     hook_points = [name for name in ours["hook_point"].unique() if name]
     shown = (
@@ -52,12 +53,13 @@ def curves(scores: pd.DataFrame, best: pd.DataFrame, labels: Sequence[str], metr
     for axis, label in zip(axes, labels, strict=True):
         of_label = ours[ours["label"] == label]
         chosen = best[best["label"] == label].iloc[-1]["hook_point"]
-        for hook_point in hook_points:
+        for place, hook_point in enumerate(hook_points):
             line = of_label[(of_label["hook_point"] == hook_point) & (of_label["probe"] == "k-sparse")].sort_values("k")
             colour = COLOURS[shown.index(hook_point)] if hook_point in shown else "#c8c8c8"
             errors = np.stack([line["value"] - line["lo"], line["hi"] - line["value"]]).clip(0)
+            aside = 2 ** (0.05 * (place - (len(hook_points) - 1) / 2))  # so that intervals do not hide each other
             bars = axis.errorbar(
-                line["k"], line["value"], yerr=errors, color=colour, marker="o", markersize=3, linewidth=1.2,
+                line["k"] * aside, line["value"], yerr=errors, color=colour, marker="o", markersize=3, linewidth=1.2,
                 elinewidth=0.7, capsize=1.5, zorder=3,
             )  # fmt: skip
             handles.setdefault(hook_point if hook_point in shown else "other hook points", bars)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from workbench.errors import UserError
 from workbench.plugins.sparse_probe import SparseProbeConfig
@@ -20,9 +23,11 @@ from workbench.plugins.sparse_probe.records import (
     unit_rows,
 )
 from workbench.plugins.sparse_probe.tasks import Task, make_tasks
-from workbench.plugins.sparse_probe.units import Scaled, check_dictionary, choose_hook_points, read_units
+from workbench.plugins.sparse_probe.units import Matrix, Scaled, check_dictionary, choose_hook_points, read_units
 from workbench.probes import ProbeError, TokenIdentity, group_intervals
 from workbench.probes.selectors import N_CANDIDATES, N_OPTIMAL, SCORES
+
+LARGEST_COPIES = 2**32  # bytes
 
 if TYPE_CHECKING:
     from workbench.context import Context
@@ -104,36 +109,54 @@ def probe_hook_point(
     rows = np.unique(np.concatenate([task.rows for task in tasks]))
     X = read_units(context, hook_point, rows, dictionary)
     places = [np.searchsorted(rows, task.rows) for task in tasks]
-    records = HookRecords()
-    nulls = []
-    for task, at in zip(tasks, places, strict=True):
-        ticker.update(hook_point=hook_point, label=task.name)
-        units = Scaled.fit(X[at], task.at(0))
-        if len(units.usable) < ks[-1]:
-            raise UserError(f"k={ks[-1]}: only {len(units.usable)} units of {hook_point} vary on the training rows")
-        measurement = Measurement(task, units, ks, config.selector)
-        weights = resamples_of_test(task, config.draws, context.rng(f"resamples {task.name}"))
-        try:
-            found = measurement.sparse(weights, context.rng(f"control {task.name}"))
-        except ProbeError as error:
-            raise UserError(f"{hook_point}, label {task.name!r}: {error}") from error
-        records.scores += sparse_rows(task, hook_point, found)
-        records.units += unit_rows(measurement, hook_point, found)
-        if config.baselines.random_units:
-            drawn = measurement.random_units(config.baselines.random_units, context.rng(f"units {hook_point}"))
-            records.scores += drawn_rows(task, hook_point, "random units", ks, drawn)
-        # the same name at every hook point, so the same permutations: the max statistic rests on it
-        null = measurement.shuffled(config.baselines.shuffles, context.rng(f"shuffles {task.name}"), found)
-        nulls.append(null)
-        if len(null):
-            records.scores += drawn_rows(task, hook_point, "shuffled labels", ks, null)
-        ticker.advance()
-    records.null = np.stack(nulls)
-    if config.baselines.dense:
-        ticker.update(hook_point=hook_point, label="dense probes")
-        for task, dense in zip(tasks, dense_probes(X, tasks, places), strict=True):
+    records, nulls = HookRecords(), []
+
+    def probe(at: int) -> HookRecords:
+        return probe_task(context, hook_point, X[places[at]], tasks[at], ks)
+
+    # thousands of small products: a thread of its own for each label, none inside them, where they would stall
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_workers(X)) as pool:
+        ticker.update(hook_point=hook_point)
+        dense = pool.submit(dense_probes, X, tasks, places) if config.baselines.dense else None
+        for of_task in pool.map(probe, range(len(tasks))):
+            records.scores += of_task.scores
+            records.units += of_task.units
+            nulls.append(of_task.null)
+            ticker.advance()
+        for task, fit in zip(tasks, dense.result() if dense else [], strict=bool(dense)):
             weights = resamples_of_test(task, config.draws, context.rng(f"resamples {task.name}"))
-            records.scores += dense_rows(task, hook_point, X.shape[1], dense, weights)
+            records.scores += dense_rows(task, hook_point, X.shape[1], fit, weights)
+    records.null = np.concatenate(nulls)
+    return records
+
+
+def n_workers(X: Matrix) -> int:
+    """Return how many labels are probed at once: one per processor, as long as their copies of the units fit."""
+    n_bytes = X.nbytes if isinstance(X, np.ndarray) else X.data.nbytes
+    return max(1, min(torch.get_num_threads(), LARGEST_COPIES // max(1, n_bytes)))
+
+
+def probe_task(context: Context, hook_point: str, X: Matrix, task: Task, ks: list[int]) -> HookRecords:
+    """Probe one task on its rows [rows of the task, units]."""
+    config: SparseProbeConfig = context.config
+    units = Scaled.fit(X, task.at(0))
+    if len(units.usable) < ks[-1]:
+        raise UserError(f"k={ks[-1]}: only {len(units.usable)} units of {hook_point} vary on the training rows")
+    measurement = Measurement(task, units, ks, config.selector)
+    weights = resamples_of_test(task, config.draws, context.rng(f"resamples {task.name}"))
+    try:
+        found = measurement.sparse(weights, context.rng(f"control {task.name}"))
+    except ProbeError as error:
+        raise UserError(f"{hook_point}, label {task.name!r}: {error}") from error
+    records = HookRecords(sparse_rows(task, hook_point, found), unit_rows(measurement, hook_point, found))
+    if config.baselines.random_units:
+        drawn = measurement.random_units(config.baselines.random_units, context.rng(f"units {hook_point}"))
+        records.scores += drawn_rows(task, hook_point, "random units", ks, drawn)
+    # the same name at every hook point, so the same permutations: the max statistic rests on it
+    null = measurement.shuffled(config.baselines.shuffles, context.rng(f"shuffles {task.name}"), found)
+    if len(null):
+        records.scores += drawn_rows(task, hook_point, "shuffled labels", ks, null)
+    records.null = null[None]
     return records
 
 

@@ -18,6 +18,8 @@ from workbench.probes.splits import PARTS
 LEAST_ROWS = 10  # of either class, in each of train, select and test
 LEAST_GROUPS = 2
 ENOUGH_GROUPS = 20  # documents with a positive row, for a label that nobody named
+# of `python-stdlib`: what a reader of code has in mind first
+FAMILIAR = ("in_string", "in_docstring", "in_comment", "in_call_arguments", "is_keyword", "is_definition")
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def make_tasks(
         With labels.
     wanted : str or sequence of str, optional
         Names or patterns of labels, or of single categories (``LABEL=CATEGORY``). By default yes/no labels with enough
-        documents, one of each group in turn.
+        documents: familiar ones where the store has them, else one of each group in turn.
     max_rows : int
         Rows of each task.
     max_labels : int
@@ -229,7 +231,9 @@ def _probed_labels(store: Store, pattern: str) -> list[LabelInfo]:
 
 def _default_tasks(documents: Documents, max_rows: int, max_labels: int, log: logging.Logger) -> list[Task]:
     by_group: dict[str, list[Task]] = {}
-    for info in documents.store.labels.values():
+    labels = documents.store.labels
+    familiar = [labels[name] for name in FAMILIAR if name in labels]
+    for info in familiar or labels.values():
         if info.kind == "binary":
             task = next(documents.tasks_of(info, max_rows))[1]
             complaint = "it has one value only" if task is None else task.complaint()
@@ -240,11 +244,12 @@ def _default_tasks(documents: Documents, max_rows: int, max_labels: int, log: lo
                 log.info("label %r is left out: %s", info.name, complaint)
             elif task is not None:
                 by_group.setdefault(info.group, []).append(task)
-    in_turn = [task for tasks in zip_longest(*by_group.values()) for task in tasks if task is not None]
+    groups = [[task] for tasks in by_group.values() for task in tasks] if familiar else list(by_group.values())
+    in_turn = [task for tasks in zip_longest(*groups) for task in tasks if task is not None]
     if not in_turn:
         raise UserError(
             f"{documents.store.folder} has no yes/no label with positive rows in {ENOUGH_GROUPS} documents: name one "
-            f"with label=…, of {', '.join(documents.store.labels)}"
+            f"with label=…, of {', '.join(labels)}"
         )
     if len(in_turn) > max_labels:
         log.info(

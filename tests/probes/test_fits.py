@@ -92,6 +92,9 @@ def test_streamed_labels_equal_one_fit_each(sparse):
         np.testing.assert_allclose(fit.coef[:, label], alone.coef, atol=1e-5)
         assert fit.intercept[label] == pytest.approx(alone.intercept, abs=1e-5)
     assert fit(matrix).shape == (1200, 2)
+    faster = fit_streamed(chunks, np.array([1.0, 0.1]), gram=X.T @ X / 1200, tol=1e-9, max_iter=500)
+    np.testing.assert_allclose(faster.coef, fit.coef, atol=1e-5)
+    assert faster.n_iter < fit.n_iter
 
 
 def test_moments_join_part_and_survive_a_large_mean():
