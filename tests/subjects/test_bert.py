@@ -243,7 +243,7 @@ def test_words_that_a_model_without_tokenizer_cannot_read(saved):
     subject = load_subject(f"hf:{saved('BertModel', {})}", device="cpu")
     with pytest.raises(UserError, match="without a tokenizer"):
         subject.batch(["a text"])
-    with pytest.raises(UserError, match="token id 40: .* has token ids 0 to 39"):
+    with pytest.raises(UserError, match=r"token id 40: .* has token ids 0 to 39"):
         subject.batch([[3, 40]])
     with pytest.raises(UserError, match="sequences of 1 to 20"):
         subject.batch([[3] * 21])
