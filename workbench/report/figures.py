@@ -49,10 +49,9 @@ def new_figure(
         Row by row.
     """
     import matplotlib
-    from cycler import cycler
     from matplotlib.figure import Figure
 
-    style: Any = {**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    style: Any = {**_STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         axes = figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
