@@ -79,7 +79,7 @@ class SaeConfig:
     latents: Annotated[int | None, Option("latents; by default `expansion` times the width", ge=2)] = None
     expansion: Annotated[float, Option("latents per unit of width, where `latents` is not given", gt=0)] = 8
     k: Annotated[
-        int | None, Option("latents active on a row; by default 32, or a quarter of the width if that is less", ge=1)
+        int | None, Option("latents active on a row; by default 32, or an eighth of the width if that is less", ge=1)
     ] = None
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workbench.cache import Store
+from workbench.cache import LabelInfo, Store
 from workbench.kernels.topk import scatter_outer
 from workbench.plugins.sae.metrics import Codes
 
 LATENTS_AT_ONCE = 1024
+MOST_VALUES = 40  # of a label that is not yes or no
 DENSE = 0.1  # a latent active on more than a tenth of the rows
 
 
@@ -76,12 +79,12 @@ def activity(codes: Codes, n_latents: int) -> Activity:
 
 
 def label_correlations(store: Store, codes: Codes, n_latents: int) -> tuple[list[str], NDArray[np.float64]]:
-    """Correlate every latent's activation with every yes/no label of the store.
+    """Correlate every latent's activation with every yes/no label of the store, and every value of the others.
 
     Parameters
     ----------
     store : Store
-        Its labels of kind ``binary`` are used, each on the rows where it is defined.
+        Its labels are used, each on the rows where it is defined; see `yes_or_no`.
     codes : Codes
         Held-out rows.
     n_latents : int
@@ -95,15 +98,13 @@ def label_correlations(store: Store, codes: Codes, n_latents: int) -> tuple[list
         Pearson's; 0 where a latent is never active, or always alike, on the label's rows.
     """
     names, truths, masks = [], [], []
-    for name, info in store.labels.items():
-        if info.kind != "binary":
-            continue
-        values, defined = (each[codes.rows] for each in store.label(name))
-        truth = (values != 0) & defined
-        if 0 < truth.sum() < defined.sum():
-            names.append(name)
-            truths.append(truth)
-            masks.append(defined)
+    for label, info in store.labels.items():
+        values, defined = (each[codes.rows] for each in store.label(label))
+        for name, truth in yes_or_no(info, values, defined):
+            if 0 < truth.sum() < defined.sum():
+                names.append(name)
+                truths.append(truth)
+                masks.append(defined)
     if not names:
         return [], np.zeros((n_latents, 0))
     y, mask = (torch.from_numpy(np.stack(part, axis=1)).double() for part in (truths, masks))
@@ -116,6 +117,23 @@ def label_correlations(store: Store, codes: Codes, n_latents: int) -> tuple[list
     covariance = n * sum_ay - sum_a * sum_y
     spread = ((n * sum_aa - sum_a**2).clamp_min(0) * (n * sum_y - sum_y**2)).sqrt()
     return names, torch.where(spread > 0, covariance / spread.clamp_min(1e-30), 0.0).numpy()
+
+
+def yes_or_no(
+    info: LabelInfo, values: NDArray[Any], defined: NDArray[np.bool_]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Give a label as yes/no labels with their names, bool [rows] each, False where not defined.
+
+    A ``binary`` one is itself; every other kind gives ``name=value`` for each value that occurs, if these are few.
+    """
+    if info.kind == "binary":
+        yield info.name, (values != 0) & defined
+        return
+    present = np.unique(values[defined])
+    if len(present) <= MOST_VALUES:
+        for value in present:
+            shown = info.categories[int(value)] if info.kind == "categories" else f"{value:g}"
+            yield f"{info.name}={shown}", (values == value) & defined
 
 
 def nearest_directions(W_dec: Tensor, n: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -142,7 +142,8 @@ def add_latents(result: Result, active: Activity, around: Around, trainer: Train
         result.add_array(
             "label-correlation",
             xr.DataArray(around.correlation, dims=("latent", "label"), coords={"label": around.labels}),
-            description="Correlation of each latent's activation with each yes/no label, on held-out rows.",
+            description="Correlation of each latent's activation with each yes/no label, and with each value of the "
+            "others, on held-out rows.",
         )
     result.add_table(
         "latents",

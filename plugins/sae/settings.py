@@ -86,7 +86,7 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
     if epoch_rows < 1:
         raise UserError("no rows to train on: every row is a special token or belongs to a held-out document")
     latents = config.latents or max(2, round(config.expansion * width))
-    k = config.k or min(32, max(1, width // 4), latents)
+    k = config.k or min(32, max(1, width // 8), latents)
     if k > latents:
         raise UserError(f"k={k}: must be at most {latents}, the number of latents")
     rows = train.rows or max(epoch_rows, min(EPOCHS_BY_DEFAULT * epoch_rows, ROWS_BY_DEFAULT))

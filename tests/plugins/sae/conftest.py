@@ -77,7 +77,8 @@ def write_store(subject: TinyDecoder, folder: Path, n_documents: int = 40, field
         {
             "is_seven": (LabelInfo("is_seven", "tokens", "row", "binary"), token == 7, None),
             "always": (LabelInfo("always", "tokens", "row", "binary"), np.ones(len(token)), None),
-            "number": (LabelInfo("number", "tokens", "row", "number"), token.astype(float), None),
+            "number": (LabelInfo("number", "tokens", "row", "number"), token + 100.0 * np.arange(len(token)), None),
+            "third": (LabelInfo("third", "tokens", "row", "categories", ("a", "b", "c")), token % 3, token > 3),
         },
     )
     return store

@@ -91,13 +91,15 @@ def test_latents_that_are_never_active_count_as_nothing():
 def test_label_correlations_are_pearsons(store, found):
     _, sums = found
     names, correlation = label_correlations(store, sums.codes, LATENTS)
-    assert names == ["is_seven"]  # not the number, nor the label with one value only
+    # neither the number nor the label with one value only
+    assert names == ["is_seven", "third=a", "third=b", "third=c"]
     dense = torch.zeros(len(sums.codes.rows), LATENTS).scatter(1, sums.codes.indices, sums.codes.values).numpy()
-    truth = store.label("is_seven")[0][sums.codes.rows]
-    alive = dense.std(0) > 0
-    want = [np.corrcoef(dense[:, latent], truth)[0, 1] for latent in np.flatnonzero(alive)]
-    np.testing.assert_allclose(correlation[alive, 0], want, atol=1e-8)
-    assert not correlation[~alive].any()
+    for column, (label, value) in enumerate([("is_seven", 1), ("third", 0), ("third", 1), ("third", 2)]):
+        values, defined = (each[sums.codes.rows] for each in store.label(label))
+        alive = dense[defined].std(0) > 0
+        want = [np.corrcoef(dense[defined, latent], values[defined] == value)[0, 1] for latent in np.flatnonzero(alive)]
+        np.testing.assert_allclose(correlation[alive, column], want, atol=1e-8)
+        assert not correlation[~alive, column].any()
 
 
 def test_nearest_directions_leave_the_latent_itself_out():

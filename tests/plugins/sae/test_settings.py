@@ -11,7 +11,7 @@ from workbench.plugins.sae.settings import choose_hook_point, choose_settings, s
 
 def test_defaults_follow_from_the_data():
     small = choose_settings(SaeConfig(), width=64, epoch_rows=20_000)
-    assert (small.latents, small.k, small.rows, small.batch_rows, small.aux_k) == (512, 16, 160_000, 256, 32)
+    assert (small.latents, small.k, small.rows, small.batch_rows, small.aux_k) == (512, 8, 160_000, 256, 32)
     large = choose_settings(SaeConfig(), width=768, epoch_rows=50_000_000)
     assert (large.latents, large.k, large.rows, large.batch_rows) == (6144, 32, 50_000_000, 4096)
     assert large.lr < small.lr
