@@ -127,7 +127,17 @@ def _value(scores: pd.DataFrame, probe: str, hook_point: str, k: int | None = No
     return float(found.iloc[0]) if len(found) else float("nan")
 
 
-def covers_floor(scores: pd.DataFrame, metric: Metric) -> pd.Series[bool]:
-    """Tell for each band of shuffled labels whether it covers the floor: the negative control of the whole run."""
+def stays_at_floor(scores: pd.DataFrame, metric: Metric) -> pd.Series[bool]:
+    """Tell for each interval after permuting the rows whether it reaches down to the floor: the negative control.
+
+    It may lie below: the floor of F1 is what always saying yes gives, and no probe of noise gets there.
+    """
+    null = scores[(scores["probe"] == "permuted rows") & (scores["metric"] == metric)]
+    return null["hi"] >= null["floor"] if lower_is_better(metric) else null["lo"] <= null["floor"]
+
+
+def above_floor(scores: pd.DataFrame, metric: Metric) -> list[str]:
+    """Name the labels whose shuffled draws lie beyond the floor somewhere: documents differ, and units know them."""
     null = scores[(scores["probe"] == "shuffled labels") & (scores["metric"] == metric)]
-    return (null["lo"] <= null["floor"]) & (null["floor"] <= null["hi"])
+    beyond = null["hi"] < null["floor"] if lower_is_better(metric) else null["lo"] > null["floor"]
+    return list(null[beyond]["label"].unique())

@@ -133,6 +133,24 @@ class Measurement:
             found[k] = Fitted(support, fit, C, self.score(Z, y, fit, 1), test, control, seconds)
         return found
 
+    def control(
+        self, weights: np.ndarray, rng: np.random.Generator, fitted: dict[int, Fitted]
+    ) -> dict[int, dict[Metric, Interval]]:
+        """Return test metrics with intervals for every k after the labels were permuted over all rows of each part.
+
+        Nothing is left to find, so that the intervals should cover the floor: the negative control.
+        """
+        y = self.task.y.copy()
+        for at in self.parts:
+            y[at] = rng.permutation(y[at])
+        test, found = self.parts[2], {}
+        groups = np.unique(self.task.groups[test], return_inverse=True)[1]
+        for k, support in self.choose(y).items():
+            Z = self.rows_of(support)
+            fit = self.fit(Z, y, fitted[k].C, tol=1e-8)
+            found[k] = group_intervals(y[test], fit(Z[test]).astype(np.float64), groups, weights)
+        return found
+
     def _both_classes(self, y: np.ndarray) -> bool:
         return all(y[at].any() and not y[at].all() for at in self.parts)
 

@@ -149,6 +149,10 @@ def probe_task(context: Context, hook_point: str, X: Matrix, task: Task, ks: lis
     except ProbeError as error:
         raise UserError(f"{hook_point}, label {task.name!r}: {error}") from error
     records = HookRecords(sparse_rows(task, hook_point, found), unit_rows(measurement, hook_point, found))
+    permuted = measurement.control(weights, context.rng(f"negative control {hook_point} {task.name}"), found)
+    for k, intervals in permuted.items():
+        common = {"hook_point": hook_point, "probe": "permuted rows", "k": k}
+        records.scores += score_rows(task, dict(intervals), 2, {}, **common)
     if config.baselines.random_units:
         drawn = measurement.random_units(config.baselines.random_units, context.rng(f"units {hook_point}"))
         records.scores += drawn_rows(task, hook_point, "random units", ks, drawn)
