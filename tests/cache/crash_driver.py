@@ -20,7 +20,7 @@ import numpy as np
 
 from workbench.cache import ActivationSpec, ExamplesBuilder, StoreWriter, open_store, schema
 
-N_ROWS, BATCH_ROWS, ROWS_PER_SHARD = 300, 23, 64
+N_ROWS, BATCH_ROWS, ROWS_PER_SHARD = 150, 40, 64
 SPECS = {
     "resid": ActivationSpec(("d_model",), (64,), "float32"),
     "pattern": ActivationSpec(("head", "key"), (4, 8), "bfloat16"),
