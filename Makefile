@@ -17,10 +17,10 @@ demo: $(READY)  ## set up, then the main job: capture, train, probe, report
 	$(PYTHON) -m workbench demo
 
 test: $(READY)  ## set up, then the tests that end in three minutes
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses auto --dist loadfile
 
 slow: $(READY)  ## tests that take minutes
-	$(VENV)/bin/pytest -m "slow and not gpu and not network"
+	$(VENV)/bin/pytest -m "slow and not gpu and not network" --numprocesses auto --dist loadfile
 
 crash: $(READY)  ## fault injection
 	$(VENV)/bin/pytest -m crash

@@ -49,9 +49,10 @@ def new_figure(
         Row by row.
     """
     import matplotlib
+    from matplotlib import rcsetup
     from matplotlib.figure import Figure
 
-    style: Any = {**_STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}
+    style: Any = {**_STYLE, "axes.prop_cycle": rcsetup.cycler(color=COLOURS)}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         axes = figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
