@@ -1,9 +1,12 @@
-"""Profiles of hypothesis: no deadline (a loaded machine is no bug), and the same examples every time in CI."""
+"""What holds for all tests: profiles of hypothesis, and one thread for each process."""
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models run fastest so, and the tests run on every core anyway
+
 from hypothesis import settings
 
+# No deadline (a loaded machine is no bug), and the same examples every time in CI.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
