@@ -1,8 +1,8 @@
 """TopK encoding and sparse decoding, with gradients that touch the k active latents of each row and no others.
 
-Four operators, registered with `torch.library` under `workbench::`; this module holds their definition in plain
-PyTorch, which runs on every device. They are closed under differentiation: the backward of each is made of the others,
-so that second derivatives exist too.
+Four operators, registered with `torch.library` under `workbench::`; `operators.py` holds their definition in plain
+PyTorch, which runs on every device. They are closed under differentiation: the backward of each is made of the
+others, so that second derivatives exist too.
 
 ==================  ==========================================================================
 `topk_encode`       x, W_enc, b_enc, k -> the k best latents of each row and their scores
@@ -19,18 +19,11 @@ index. A NaN score ranks as minus infinity, below every finite one; if it is sel
 than k others are left, its value is NaN: a broken row is seen, not hidden. +inf ranks first.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from workbench.kernels import operators
 from workbench.kernels.errors import KernelError
-from workbench.kernels.selection import ranked
-
-TILE_ROWS = 1024
-TILE_LATENTS = 4096
 
 SUPPORTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -71,7 +64,7 @@ def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor
     _same("topk_encode", ("W_enc", W_enc, 0), ("b_enc", b_enc, 0), "latents")
     if not 1 <= k <= W_enc.shape[0]:
         raise KernelError(f"topk_encode: k={k} must be between 1 and {W_enc.shape[0]}, the number of latents")
-    values, indices = _topk_encode(x, W_enc, b_enc, k)
+    values, indices = operators.topk_encode(x, W_enc, b_enc, k)
     return values, indices
 
 
@@ -103,7 +96,7 @@ def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor 
     _check_indices("sparse_decode", indices, ("values", values, 2))
     if b_dec is not None:
         _same("sparse_decode", ("W_dec", W_dec, 1), ("b_dec", b_dec, 0), "width")
-    out: Tensor = _sparse_decode(values, indices, W_dec)
+    out: Tensor = operators.sparse_decode(values, indices, W_dec)
     return out if b_dec is None else out + b_dec
 
 
@@ -131,7 +124,7 @@ def gathered_dot(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     _check("gathered_dot", [("x", x, 2), ("W", W, 2)])
     _check_indices("gathered_dot", indices, ("x", x, 1))
     _same("gathered_dot", ("x", x, 1), ("W", W, 1), "width")
-    out: Tensor = _gathered_dot(x, indices, W)
+    out: Tensor = operators.gathered_dot(x, indices, W)
     return out
 
 
@@ -162,154 +155,8 @@ def scatter_outer(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) ->
     _check("scatter_outer", [("values", values, 2), ("x", x, 2)])
     _check_indices("scatter_outer", indices, ("values", values, 2))
     _same("scatter_outer", ("values", values, 0), ("x", x, 0), "rows")
-    out: Tensor = _scatter_outer(values, indices, x, n_latents)
+    out: Tensor = operators.scatter_outer(values, indices, x, n_latents)
     return out
-
-
-# --- operators ----------------------------------------------------------------------------------------------------
-@torch.library.custom_op("workbench::topk_encode", mutates_args=())
-def _topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    values = torch.empty(x.shape[0], 0, dtype=exact, device=x.device)
-    indices = torch.empty(x.shape[0], 0, dtype=torch.int64, device=x.device)
-    for tile in _slices(W_enc.shape[0], TILE_LATENTS):
-        W, b = W_enc[tile].to(exact), b_enc[tile].to(exact)
-        merged = [
-            _merge(values[rows], indices[rows], torch.addmm(b, x[rows].to(exact), W.T), tile.start, k)
-            for rows in _slices(x.shape[0], TILE_ROWS)
-        ]
-        if merged:
-            values, indices = (torch.cat(parts) for parts in zip(*merged, strict=True))
-        else:
-            values, indices = (t.new_empty(0, min(k, tile.stop)) for t in (values, indices))
-    lost = (values == -torch.inf).nonzero(as_tuple=True)
-    if lost[0].numel():  # minus infinity in truth, or NaN: say which
-        latents = indices[lost]
-        values[lost] = (x[lost[0]].to(exact) * W_enc[latents].to(exact)).sum(1) + b_enc[latents].to(exact)
-    return values.to(x.dtype), indices
-
-
-def _merge(values: Tensor, indices: Tensor, scores: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
-    """Merge a tile's scores [rows, tile], latents `start` and on, into a running top k of lower latents."""
-    scores = scores.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    here = ranked(scores, min(k, scores.shape[1]))
-    if not values.shape[1]:
-        return scores.gather(1, here), here + start
-    values = torch.cat([values, scores.gather(1, here)], dim=1)
-    indices = torch.cat([indices, here + start], dim=1)
-    order = values.argsort(dim=1, descending=True, stable=True)[:, :k]  # lower latents stand first, so they win ties
-    return values.gather(1, order), indices.gather(1, order)
-
-
-@torch.library.custom_op("workbench::sparse_decode", mutates_args=())
-def _sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
-    if not values.numel():
-        return W_dec.new_zeros(values.shape[0], W_dec.shape[1])
-    return F.embedding_bag(indices, W_dec, mode="sum", per_sample_weights=values)
-
-
-@torch.library.custom_op("workbench::gathered_dot", mutates_args=())
-def _gathered_dot(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
-    rows, k = indices.shape
-    if not indices.numel() or not W.shape[1]:
-        return x.new_zeros(rows, k)
-    # What embedding_bag itself calls for the gradient of its weights: ten times as fast as gathering rows of W.
-    starts = torch.arange(0, rows * k, k, device=x.device)
-    owner = torch.arange(rows, device=x.device).repeat_interleave(k)
-    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x.contiguous(), W, indices.flatten(), starts, owner, 0
-    )
-    dots: Tensor = flat.view(rows, k)
-    return dots
-
-
-@torch.library.custom_op("workbench::scatter_outer", mutates_args=())
-def _scatter_outer(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Tensor:
-    if not values.numel():
-        return x.new_zeros(n_latents, x.shape[1])
-    # A bag per latent, holding the rows in which it is active.
-    latents, order = indices.flatten().sort(stable=True)
-    starts = torch.searchsorted(latents, torch.arange(n_latents, device=x.device))
-    weights = values.flatten()[order]
-    return F.embedding_bag(order // values.shape[1], x, starts, mode="sum", per_sample_weights=weights)
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
-
-
-# --- shapes, for torch.compile ------------------------------------------------------------------------------------
-@_topk_encode.register_fake
-def _(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
-
-
-@_sparse_decode.register_fake
-def _(values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
-    return W_dec.new_empty(values.shape[0], W_dec.shape[1])
-
-
-@_gathered_dot.register_fake
-def _(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
-    return x.new_empty(indices.shape)
-
-
-@_scatter_outer.register_fake
-def _(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Tensor:
-    return x.new_empty(n_latents, x.shape[1])
-
-
-# --- gradients ----------------------------------------------------------------------------------------------------
-# d/dvalues, d/dW, d/dx of  decode = sum v W[i],  dot = x·W[i],  scatter = sum v x  are again one of the three.
-def _save_encode(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, W_enc, b_enc, _ = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, W_enc, output[1])
-    ctx.n_latents = b_enc.shape[0]
-
-
-def _encode_backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    x, W_enc, indices = ctx.saved_tensors
-    wants_x, wants_W, wants_b, *_rest = ctx.needs_input_grad
-    grad_x = _sparse_decode(grad, indices, W_enc) if wants_x else None
-    grad_W = _scatter_outer(grad, indices, x, ctx.n_latents) if wants_W else None
-    grad_b = _scatter_outer(grad, indices, grad.new_ones(grad.shape[0], 1), ctx.n_latents) if wants_b else None
-    return grad_x, grad_W, None if grad_b is None else grad_b.squeeze(1), None
-
-
-def _save_all(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-
-
-def _decode_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    values, indices, W_dec = ctx.saved_tensors
-    wants_values, _, wants_W = ctx.needs_input_grad
-    grad_values = _gathered_dot(grad, indices, W_dec) if wants_values else None
-    grad_W = _scatter_outer(values, indices, grad, W_dec.shape[0]) if wants_W else None
-    return grad_values, None, grad_W
-
-
-def _dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, indices, W = ctx.saved_tensors
-    wants_x, _, wants_W = ctx.needs_input_grad
-    grad_x = _sparse_decode(grad, indices, W) if wants_x else None
-    grad_W = _scatter_outer(grad, indices, x, W.shape[0]) if wants_W else None
-    return grad_x, None, grad_W
-
-
-def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    values, indices, x = ctx.saved_tensors
-    wants_values, _, wants_x, *_rest = ctx.needs_input_grad
-    grad_values = _gathered_dot(x, indices, grad) if wants_values else None
-    grad_x = _sparse_decode(values, indices, grad) if wants_x else None
-    return grad_values, None, grad_x, None
-
-
-_topk_encode.register_autograd(_encode_backward, setup_context=_save_encode)
-_sparse_decode.register_autograd(_decode_backward, setup_context=_save_all)
-_gathered_dot.register_autograd(_dot_backward, setup_context=_save_all)
-_scatter_outer.register_autograd(_scatter_backward, setup_context=_save_all)
 
 
 # --- checks at the door -------------------------------------------------------------------------------------------

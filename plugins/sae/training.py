@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.adam import adam
 
 from workbench.errors import UserError
 from workbench.plugins.sae.loss import Weights, losses
@@ -72,9 +73,7 @@ class Trainer:
         self.validation = validation
         for tensor in weights.named().values():
             tensor.requires_grad_()
-        self.adam = torch.optim.Adam(
-            list(weights.named().values()), lr=settings.lr, eps=ADAM_EPSILON, fused=weights.W_enc.device.type == "cpu"
-        )
+        self.adam = Adam(weights)
         self.step = self.rows_done = self.epoch = 0
         self.loader: Mapping[str, Any] | None = None
         self.history = torch.zeros(settings.n_steps, len(HISTORY), dtype=torch.float64)
@@ -126,14 +125,14 @@ class Trainer:
                 f"training has failed at row {self.rows_done:,}: the error is {error}; either the store holds NaN or "
                 f"infinity, or the learning rate {settings.lr:.3g} is too high (train.lr)"
             )
-        self.adam.zero_grad()
-        torch.autograd.backward(found.total)
+        for parameter, grad in zip(
+            weights.named().values(), torch.autograd.grad(found.total, list(weights.named().values())), strict=True
+        ):
+            parameter.grad = grad
         lr = settings.lr_at(self.rows_done)
-        for group in self.adam.param_groups:
-            group["lr"] = lr
         with torch.no_grad():
             remove_parallel(weights.W_dec)
-            self.adam.step()
+            self.adam.step(lr)
             weights.W_dec /= weights.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
         self.rows_done += len(batch)
         self.last_fired[found.fired] = self.rows_done
@@ -157,8 +156,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; the file is replaced as a whole."""
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.weights.named().items()}
-        for name, parameter in self.weights.named().items():
-            tensors |= {f"adam.{key}.{name}": value for key, value in self.adam.state[parameter].items()}
+        tensors |= self.adam.state()
         tensors |= {"history": self.history, "last_fired": self.last_fired}
         meta = {
             "settings": self.settings.to_json(),
@@ -192,15 +190,51 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.weights.named().items():
                 parameter.copy_(tensors[name])
-                state = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                self.adam.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-                }
+        self.adam.load(tensors)
         self.history = tensors["history"]
         self.last_fired = tensors["last_fired"].to(self.last_fired.device)
         self.step, self.rows_done, self.epoch = meta["step"], meta["rows_done"], meta["epoch"]
         self.loader, self.checks = meta["loader"], [tuple(check) for check in meta["checks"]]
         return True
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) by torch's own functional form; the class of `torch.optim` imports torch's compiler."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.parameters = weights.named()
+        self.first = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self.second = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self.steps = {name: torch.zeros((), device=parameter.device) for name, parameter in self.parameters.items()}
+
+    def step(self, lr: float) -> None:
+        """Move the parameters against their gradients."""
+        adam(
+            list(self.parameters.values()),
+            [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None],
+            list(self.first.values()),
+            list(self.second.values()),
+            [],
+            list(self.steps.values()),
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=lr,
+            weight_decay=0.0,
+            eps=ADAM_EPSILON,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments and step counts by name."""
+        parts = {"first": self.first, "second": self.second, "steps": self.steps}
+        return {f"adam.{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the moments and step counts from what `state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(tensors[name])
 
 
 def remove_parallel(W_dec: Tensor) -> None:

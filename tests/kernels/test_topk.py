@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.kernels import topk as kernels
+from workbench.kernels import operators
 from workbench.kernels.errors import KernelError
 from workbench.kernels.selection import ranked
 from workbench.kernels.topk import gathered_dot, scatter_outer, sparse_decode, topk_encode
@@ -63,8 +63,8 @@ def test_ties_go_to_the_lowest_index(dtype, latents, k):
 
 
 def test_ties_across_tiles_go_to_the_lowest_index(monkeypatch):
-    monkeypatch.setattr(kernels, "TILE_LATENTS", 16)
-    monkeypatch.setattr(kernels, "TILE_ROWS", 4)
+    monkeypatch.setattr(operators, "TILE_LATENTS", 16)
+    monkeypatch.setattr(operators, "TILE_ROWS", 4)
     x, W, b = whole_numbers(11, 3), whole_numbers(133, 3, seed=1), whole_numbers(133, seed=2)
     for k in (1, 5, 17, 40, 133):
         assert torch.equal(topk_encode(x, W, b, k)[1], encode_naive(x, W, b, k)[1])
@@ -197,9 +197,12 @@ def test_inputs_need_not_be_contiguous():
     x, W, b = gaussian(6, 10).T, gaussian(6, 40, seed=1).T, gaussian(80, seed=2)[::2]
     got, want = topk_encode(x, W, b, 3), topk_encode(x.contiguous(), W.contiguous(), b.contiguous(), 3)
     assert torch.equal(got[1], want[1])
-    torch.testing.assert_close(
-        sparse_decode(got[0], got[1], W), sparse_decode(want[0], want[1], W.contiguous()), rtol=1e-5, atol=1e-5
-    )
+    values, indices = torch.cat([got[0]] * 2, dim=1)[:, ::2], torch.cat([got[1]] * 2, dim=1)[:, ::2]
+    for function, inputs in [(sparse_decode, (values, indices, W)), (gathered_dot, (x, indices, W))]:
+        packed = [tensor.contiguous() for tensor in inputs]
+        torch.testing.assert_close(function(*inputs), function(*packed), rtol=1e-5, atol=1e-5)
+    packed = [tensor.contiguous() for tensor in (values, indices, x)]
+    torch.testing.assert_close(scatter_outer(values, indices, x, 40), scatter_outer(*packed, 40), rtol=1e-5, atol=1e-5)
 
 
 def test_the_same_input_gives_the_same_bits():

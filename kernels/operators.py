@@ -1,0 +1,186 @@
+"""The operators behind `workbench.kernels.topk`: schema, reference kernel, shapes and gradients of each.
+
+Defined by schema rather than by `torch.library.custom_op`, whose first call imports torch's compiler for seconds.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.kernels.selection import ranked
+
+TILE_ROWS = 1024
+TILE_LATENTS = 4096
+ANY_DEVICE = "CompositeExplicitAutograd"  # torch's name for a kernel that every device runs
+
+
+torch.library.define("workbench::topk_encode", "(Tensor x, Tensor W_enc, Tensor b_enc, SymInt k) -> (Tensor, Tensor)")
+
+
+@torch.library.impl("workbench::topk_encode", ANY_DEVICE)
+def topk_encode_reference(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Form scores tile by tile and merge them into a running top k."""
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    values = torch.empty(x.shape[0], 0, dtype=exact, device=x.device)
+    indices = torch.empty(x.shape[0], 0, dtype=torch.int64, device=x.device)
+    for tile in _slices(W_enc.shape[0], TILE_LATENTS):
+        W, b = W_enc[tile].to(exact), b_enc[tile].to(exact)
+        merged = [
+            _merge(values[rows], indices[rows], torch.addmm(b, x[rows].to(exact), W.T), tile.start, k)
+            for rows in _slices(x.shape[0], TILE_ROWS)
+        ]
+        if merged:
+            values, indices = (torch.cat(parts) for parts in zip(*merged, strict=True))
+        else:
+            values, indices = (t.new_empty(0, min(k, tile.stop)) for t in (values, indices))
+    lost = (values == -torch.inf).nonzero(as_tuple=True)
+    if lost[0].numel():  # minus infinity in truth, or NaN: say which
+        latents = indices[lost]
+        values[lost] = (x[lost[0]].to(exact) * W_enc[latents].to(exact)).sum(1) + b_enc[latents].to(exact)
+    return values.to(x.dtype), indices
+
+
+def _merge(values: Tensor, indices: Tensor, scores: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """Merge a tile's scores [rows, tile], latents `start` and on, into a running top k of lower latents."""
+    scores = scores.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    here = ranked(scores, min(k, scores.shape[1]))
+    if not values.shape[1]:
+        return scores.gather(1, here), here + start
+    values = torch.cat([values, scores.gather(1, here)], dim=1)
+    indices = torch.cat([indices, here + start], dim=1)
+    order = values.argsort(dim=1, descending=True, stable=True)[:, :k]  # lower latents stand first, so they win ties
+    return values.gather(1, order), indices.gather(1, order)
+
+
+torch.library.define("workbench::sparse_decode", "(Tensor values, Tensor indices, Tensor W_dec) -> Tensor")
+
+
+@torch.library.impl("workbench::sparse_decode", ANY_DEVICE)
+def sparse_decode_reference(values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
+    """Sum decoder rows; torch sums low precision in float32."""
+    if not values.numel():
+        return W_dec.new_zeros(values.shape[0], W_dec.shape[1])
+    return F.embedding_bag(indices.contiguous(), W_dec, mode="sum", per_sample_weights=values.contiguous())
+
+
+torch.library.define("workbench::gathered_dot", "(Tensor x, Tensor indices, Tensor W) -> Tensor")
+
+
+@torch.library.impl("workbench::gathered_dot", ANY_DEVICE)
+def gathered_dot_reference(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
+    """Dot rows of x with gathered rows of W, never holding [rows, k, width]."""
+    rows, k = indices.shape
+    if not indices.numel() or not W.shape[1]:
+        return x.new_zeros(rows, k)
+    # What embedding_bag itself calls for the gradient of its weights: ten times as fast as gathering rows of W.
+    starts = torch.arange(0, rows * k, k, device=x.device)
+    owner = torch.arange(rows, device=x.device).repeat_interleave(k)
+    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        x.contiguous(), W, indices.flatten(), starts, owner, 0
+    )
+    dots: Tensor = flat.view(rows, k)
+    return dots
+
+
+torch.library.define(
+    "workbench::scatter_outer", "(Tensor values, Tensor indices, Tensor x, SymInt n_latents) -> Tensor"
+)
+
+
+@torch.library.impl("workbench::scatter_outer", ANY_DEVICE)
+def scatter_outer_reference(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Tensor:
+    """Sum rows of x into latents, in row order."""
+    if not values.numel():
+        return x.new_zeros(n_latents, x.shape[1])
+    # A bag per latent, holding the rows in which it is active.
+    latents, order = indices.flatten().sort(stable=True)
+    starts = torch.searchsorted(latents, torch.arange(n_latents, device=x.device))
+    weights = values.flatten()[order]
+    return F.embedding_bag(order // values.shape[1], x, starts, mode="sum", per_sample_weights=weights)
+
+
+def _slices(n: int, step: int) -> Iterator[slice]:
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
+
+
+topk_encode = torch.ops.workbench.topk_encode.default
+sparse_decode = torch.ops.workbench.sparse_decode.default
+gathered_dot = torch.ops.workbench.gathered_dot.default
+scatter_outer = torch.ops.workbench.scatter_outer.default
+
+
+# --- shapes, for torch.compile; torch leaves this decorator untyped -----------------------------------------------
+@torch.library.register_fake("workbench::topk_encode")  # type: ignore[untyped-decorator]
+def _(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
+
+
+@torch.library.register_fake("workbench::sparse_decode")  # type: ignore[untyped-decorator]
+def _(values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
+    return W_dec.new_empty(values.shape[0], W_dec.shape[1])
+
+
+@torch.library.register_fake("workbench::gathered_dot")  # type: ignore[untyped-decorator]
+def _(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
+    return x.new_empty(indices.shape)
+
+
+@torch.library.register_fake("workbench::scatter_outer")  # type: ignore[untyped-decorator]
+def _(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Tensor:
+    return x.new_empty(n_latents, x.shape[1])
+
+
+# --- gradients ----------------------------------------------------------------------------------------------------
+# d/dvalues, d/dW, d/dx of  decode = sum v W[i],  dot = x·W[i],  scatter = sum v x  are again one of the three.
+def _save_encode(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, W_enc, b_enc, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, W_enc, output[1])
+    ctx.n_latents = b_enc.shape[0]
+
+
+def _encode_backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    x, W_enc, indices = ctx.saved_tensors
+    wants_x, wants_W, wants_b, *_rest = ctx.needs_input_grad
+    grad_x = sparse_decode(grad, indices, W_enc) if wants_x else None
+    grad_W = scatter_outer(grad, indices, x, ctx.n_latents) if wants_W else None
+    grad_b = scatter_outer(grad, indices, grad.new_ones(grad.shape[0], 1), ctx.n_latents) if wants_b else None
+    return grad_x, grad_W, None if grad_b is None else grad_b.squeeze(1), None
+
+
+def _save_all(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _decode_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    values, indices, W_dec = ctx.saved_tensors
+    wants_values, _, wants_W = ctx.needs_input_grad
+    grad_values = gathered_dot(grad, indices, W_dec) if wants_values else None
+    grad_W = scatter_outer(values, indices, grad, W_dec.shape[0]) if wants_W else None
+    return grad_values, None, grad_W
+
+
+def _dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, indices, W = ctx.saved_tensors
+    wants_x, _, wants_W = ctx.needs_input_grad
+    grad_x = sparse_decode(grad, indices, W) if wants_x else None
+    grad_W = scatter_outer(grad, indices, x, W.shape[0]) if wants_W else None
+    return grad_x, None, grad_W
+
+
+def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    values, indices, x = ctx.saved_tensors
+    wants_values, _, wants_x, *_rest = ctx.needs_input_grad
+    grad_values = gathered_dot(x, indices, grad) if wants_values else None
+    grad_x = sparse_decode(values, indices, grad) if wants_x else None
+    return grad_values, None, grad_x, None
+
+
+torch.library.register_autograd("workbench::topk_encode", _encode_backward, setup_context=_save_encode)
+torch.library.register_autograd("workbench::sparse_decode", _decode_backward, setup_context=_save_all)
+torch.library.register_autograd("workbench::gathered_dot", _dot_backward, setup_context=_save_all)
+torch.library.register_autograd("workbench::scatter_outer", _scatter_backward, setup_context=_save_all)
