@@ -79,7 +79,7 @@ def gathered_dot_reference(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     starts = torch.arange(0, rows * k, k, device=x.device)
     owner = torch.arange(rows, device=x.device).repeat_interleave(k)
     flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x.contiguous(), W, indices.flatten(), starts, owner, 0
+        x.contiguous(), W, indices.flatten().contiguous(), starts, owner, 0
     )
     dots: Tensor = flat.view(rows, k)
     return dots
@@ -96,7 +96,7 @@ def scatter_outer_reference(values: Tensor, indices: Tensor, x: Tensor, n_latent
     if not values.numel():
         return x.new_zeros(n_latents, x.shape[1])
     # A bag per latent, holding the rows in which it is active.
-    latents, order = indices.flatten().sort(stable=True)
+    latents, order = indices.flatten().contiguous().sort(stable=True)  # a flattened view may have gaps
     starts = torch.searchsorted(latents, torch.arange(n_latents, device=x.device))
     weights = values.flatten()[order]
     return F.embedding_bag(order // values.shape[1], x, starts, mode="sum", per_sample_weights=weights)

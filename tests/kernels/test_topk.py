@@ -212,6 +212,7 @@ def test_the_same_input_gives_the_same_bits():
     assert all(torch.equal(first, scatter_outer(values, indices, x, 20)) for _ in range(5))
 
 
+@pytest.mark.slow
 def test_no_matrix_of_rows_by_latents_is_ever_held():
     """Peak memory of a step whose [rows, latents] scores would take 400 MB, seen from outside."""
     script = """
