@@ -12,6 +12,7 @@ from workbench.testing.subjects import (
     assert_near,
     check_declared_shapes,
     check_forward_order,
+    check_gradients_are_slopes,
     check_identity_edits,
     everything,
     noise,
@@ -151,6 +152,21 @@ def test_logits_are_the_librarys(folder, family, dtype, tolerance):
     got = subject.run(subject.batch(SEQUENCES)).value
     for i, want in enumerate(library_logits(folder, getattr(torch, dtype))):
         torch.testing.assert_close(got[i, : len(want)], want, atol=tolerance * float(want.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "gpt2",
+        "gpt_neox",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("opt-post-norm", "phi", "starcoder2")),
+    ],
+    indirect=True,
+    scope="module",
+)
+def test_gradients_are_slopes(folder):
+    subject = load(str(folder), device="cpu", dtype="float64")  # families whose norms compute in float64 as well
+    check_gradients_are_slopes(subject, subject.batch(SEQUENCES))
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,7 @@ def through(running: Pass, name: str, value: Tensor, n_heads: int | None = None)
     if n_heads is not None:
         shown = by_head(shown, n_heads)
     after = tape(name, shown)
-    # A view that was captured to be differentiated must itself be what the pass goes on from.
-    return value if after is shown and not tape.grad else after.reshape(value.shape)
+    return value if after is shown else after.reshape(value.shape)
 
 
 def by_head(x: Tensor, n_heads: int) -> Tensor:

@@ -62,8 +62,10 @@ class Tape:
             value = value.clone()  # an edit may write in place: neither weights nor earlier captures may feel it
         for edit in edits:
             value = edited(edit, value, At(self.hook_points[name], self.batch))
-        if self.grad and value.is_floating_point() and not value.requires_grad:
-            value = value.detach().requires_grad_()  # parameters are frozen: the graph starts here
+        if self.grad and value.is_floating_point():
+            # Parameters are frozen: the graph starts at the first hook point. Each has a node of its own, so that the
+            # gradient at hook_mlp_in, the same numbers as hook_resid_mid, is that of the MLP's branch alone.
+            value = value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
         if name in self.capture:
             self.captured[name] = value if self.grad else value.detach()
         if name == self.stop_after:

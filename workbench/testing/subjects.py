@@ -276,6 +276,23 @@ def check_gradients(subject: Subject, batch: Batch) -> None:
         assert slope.isfinite().all(), f"{name}: gradient is not finite"
 
 
+def check_gradients_are_slopes(subject: Subject, batch: Batch, step: float = 1e-6, tolerance: float = 1e-5) -> None:
+    """Gradients are those of small edits. Not in `CHECKS`: the subject must compute in float64 throughout."""
+    target = noise(result(subject, batch), seed=1)
+    for name in subject.hook_points:
+        out = subject.run(batch, capture=[name], grad=True)
+        assert out.value is not None
+        (gradient,) = torch.autograd.grad((out.value * target).sum(), out.captured[name])
+        direction = noise(gradient, seed=2)
+
+        def moved(by: float, name: str = name, direction: Tensor = direction) -> Tensor:
+            return (result(subject, batch, {name: lambda x, at: x + by * direction}) * target).sum()
+
+        want = (moved(step) - moved(-step)) / (2 * step)
+        scale = (gradient * direction).abs().sum()
+        assert (gradient * direction).sum().sub(want).abs() <= tolerance * scale, f"{name}: the gradient is no slope"
+
+
 CHECKS: tuple[Check, ...] = (
     check_declared_shapes,
     check_forward_order,
