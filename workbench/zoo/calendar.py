@@ -124,7 +124,7 @@ def fourier_shares(embedding: torch.Tensor) -> list[float]:
 
 def make_lesson(recipe: Recipe = RECIPE) -> CalendarLesson:
     """Return the lesson of the shipped subject."""
-    return CalendarLesson(recipe)
+    return CalendarLesson(recipe, N_SENTENCES)
 
 
 def measure(subject: ZooSubject, lesson: Lesson) -> dict[str, Any]:

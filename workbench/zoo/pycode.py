@@ -143,7 +143,8 @@ class PycodeLesson(Lesson):
         if epoch != self.epoch:
             self.epoch, self.windows = epoch, self.cut(epoch)
         module, start, end = self.windows[at]
-        return self.modules[module][start:end]
+        tokens: np.ndarray = self.modules[module][start:end]
+        return tokens
 
     def cut(self, epoch: int) -> np.ndarray:
         """Return the windows of an epoch in random order: module, start, end."""
