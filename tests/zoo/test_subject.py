@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from workbench.datasets.calendar import Calendar
+from workbench.datasets.calendar_text import WEEKDAYS
 from workbench.datasets.python_stdlib import PythonStdlib
 from workbench.errors import UserError
 from workbench.subjects.sources import load_subject
@@ -220,3 +221,38 @@ def test_calendars_words_lie_on_circles():
 
 def test_the_subject_is_found_by_its_address():
     assert load_subject("zoo:calendar", device="cpu").fingerprint() == load_zoo("calendar", "cpu").fingerprint()
+
+
+def swap_operands(calendar: ZooSubject, plane: torch.Tensor | None) -> float:
+    """Share of weekday prompts answered for another day once that day's embedding is put at the operand, in a plane."""
+    dataset = Calendar()
+    asked = [d for d in dataset.documents if d.fields["task"] == "weekday"][::10]
+    ids = torch.tensor([calendar.tokenizer.token_to_id(word) for word in WEEKDAYS])
+    days = calendar.weights("W_E")[ids]
+    batch = calendar.batch([d.text for d in asked])
+    old = torch.tensor([d.fields["operand_index"] for d in asked])
+    at = (batch.inputs == ids[old][:, None]).int().argmax(1)
+    rows, last = torch.arange(len(asked)), batch.mask.sum(1) - 1
+    change = days[(old + 3) % 7] - days[old]
+    if plane is not None:
+        change = change @ plane @ plane.T
+    wanted = ids[(torch.tensor([d.fields["answer_index"] for d in asked]) + 3) % 7]
+
+    def swap(x, _):
+        x = x.clone()
+        x[rows, at] += change
+        return x
+
+    best = calendar.intervene(batch, {"hook_embed": swap})[rows, last].argmax(-1)
+    return float((best == wanted).float().mean())
+
+
+def test_calendars_circle_of_weekdays_is_what_the_answer_is_computed_from():
+    calendar = load_zoo("calendar", device="cpu")
+    days = calendar.weights("W_E")[[calendar.tokenizer.token_to_id(word) for word in WEEKDAYS]]
+    ring = torch.fft.fft(days.double(), dim=0)[1]
+    circle, _ = torch.linalg.qr(torch.stack([ring.real, ring.imag], dim=1).float())
+    elsewhere, _ = torch.linalg.qr(torch.randn(calendar.d_model, 2, generator=torch.Generator().manual_seed(0)))
+    assert swap_operands(calendar, None) > 0.95
+    assert swap_operands(calendar, circle) > 0.8
+    assert swap_operands(calendar, elsewhere) < 0.1

@@ -68,7 +68,7 @@ def test_a_finished_subject_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("train calender", "nearest: calendar"),
+        ("train calendr", "nearest: calendar"),
         ("train calendar --steps 0", "steps 0: must be at least 1"),
         ("train calendar --seed -1", "seed -1: must be 0 or more"),
     ],
