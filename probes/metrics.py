@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 
 from workbench.probes.errors import ProbeError
 
@@ -48,22 +49,22 @@ def floor(metric: Metric, prevalence: float) -> float:
     return known[metric]
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+def ratio(top: ArrayLike, bottom: ArrayLike) -> np.ndarray:
     """Divide, giving 0 where the denominator is 0: what F1 and MCC mean when a probe never says yes."""
     out = np.zeros_like(np.asarray(bottom, dtype=float))
-    return np.asarray(np.divide(top, bottom, out=out, where=bottom > 0))
+    return np.asarray(np.divide(top, bottom, out=out, where=np.asarray(bottom) > 0))
 
 
-def from_counts(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[Metric, np.ndarray]:
+def from_counts(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> dict[Metric, np.ndarray]:
     """Return F1, MCC and balanced accuracy from confusion counts, element by element.
 
     Balanced accuracy is NaN where a class is absent.
     """
-    tp, fp, fn, tn = (np.asarray(count, dtype=float) for count in (tp, fp, fn, tn))
+    hit, alarm, miss, rest = (np.asarray(count, dtype=float) for count in (tp, fp, fn, tn))
     with np.errstate(invalid="ignore", divide="ignore"):
-        balanced = (tp / (tp + fn) + tn / (tn + fp)) / 2
-    mcc = ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
-    return {"f1": ratio(2 * tp, 2 * tp + fp + fn), "mcc": mcc, "balanced_accuracy": balanced}
+        balanced = (hit / (hit + miss) + rest / (rest + alarm)) / 2
+    mcc = ratio(hit * rest - alarm * miss, np.sqrt((hit + alarm) * (hit + miss) * (rest + alarm) * (rest + miss)))
+    return {"f1": ratio(2 * hit, 2 * hit + alarm + miss), "mcc": mcc, "balanced_accuracy": np.asarray(balanced)}
 
 
 def from_histograms(positive: np.ndarray, negative: np.ndarray) -> dict[Metric, np.ndarray]:
@@ -84,7 +85,7 @@ def from_histograms(positive: np.ndarray, negative: np.ndarray) -> dict[Metric, 
         concordant = np.einsum("...s,...s->...", negative, above - positive / 2)
         auc = concordant / (n_positive * n_negative)
         average = np.einsum("...s,...s->...", positive, ratio(above, above + wrong)) / n_positive
-    return {"auc": auc, "average_precision": average}
+    return {"auc": np.asarray(auc), "average_precision": np.asarray(average)}
 
 
 def row_losses(y: Bool[np.ndarray, " rows"], score: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
