@@ -19,7 +19,7 @@ class TrainConfig:
 
     rows: Annotated[
         int | None,
-        Option("training rows shown in all; by default 8 epochs, at most 2 million unless one epoch has more", ge=1),
+        Option("training rows shown in all; by default 8 epochs, at most 1 million unless one epoch has more", ge=1),
     ] = None
     batch_rows: Annotated[
         int | None,

@@ -14,7 +14,7 @@ from workbench.cache import Store
 from workbench.errors import UserError, nearest
 from workbench.plugins.sae import EvaluateConfig, SaeConfig
 
-ROWS_BY_DEFAULT = 2_000_000
+ROWS_BY_DEFAULT = 1_000_000
 EPOCHS_BY_DEFAULT = 8
 STEPS_WANTED = 4096
 
