@@ -31,7 +31,6 @@ PHRASING_NAMES = ("none", *PHRASINGS)
 DIRECTIONS = ("none", "after", "before")
 
 
-
 def _cyclic(name: str, group: str, words: tuple[str, ...], description: str) -> LabelSpec:
     return LabelSpec(name, group, "row", "cyclic", words, len(words), description=description)
 
