@@ -61,12 +61,12 @@ def test_all_documents_come_in_order_and_sequences_by_length(subject):
 
 
 def test_a_sample_has_exactly_the_rows_and_many_documents(subject):
-    letters = Letters(400, 300)
-    examples = Planner(subject, letters, seed=1).plan(rows=2000).examples
-    assert examples.n_rows == 2000
+    letters, rows = Letters(400, 300), 16 * LEAST_DOCUMENTS
+    examples = Planner(subject, letters, seed=1).plan(rows=rows).examples
+    assert examples.n_rows == rows
     assert len(examples.documents) >= LEAST_DOCUMENTS * 0.9
     per_document = np.bincount(examples.sequence_document, np.diff(examples.first_rows))
-    assert per_document.max() < 2000 / LEAST_DOCUMENTS + subject.n_context
+    assert per_document.max() < rows / LEAST_DOCUMENTS + subject.n_context
     windows = examples.sequence_window
     assert 5 < windows.mean() < 15  # from everywhere in a document, not from its beginning
     cut = [i for i in range(examples.n_sequences) if len(examples.positions_of(i)) < np.diff(examples.bounds)[i]]

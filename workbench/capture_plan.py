@@ -21,9 +21,9 @@ from workbench.errors import UserError
 from workbench.subjects.protocol import Subject, TokenWindow
 
 SORTED_SEQUENCES = 512  # sequences that are sorted by length together, to save padding
-LEAST_DOCUMENTS = (
-    128  # a sample of rows takes no more than one part in so many from one document, while others have any
-)
+# A sample of rows takes no more than one part in so many from one document, while others have any: intervals are over
+# documents, and a tenth to a fifth of them are held out.
+LEAST_DOCUMENTS = 256
 BATCH_POSITIONS = 8192  # positions of a batch whose size was not given
 LARGEST_BATCH = 256  # sequences
 
@@ -136,7 +136,7 @@ class Planner:
         rows : int, optional
             How many rows; the last sequence keeps only as many as are wanted. Without it all are taken, in the
             dataset's order. With it documents are drawn in a seeded order, and of each a seeded choice of its windows,
-            at most one part in 128 of the rows; once all documents were drawn, the windows left are taken. So a sample
+            at most one part in 256 of the rows; once all documents were drawn, the windows left are taken. So a sample
             has many documents in it, and its first rows are a sample themselves.
 
         Raises

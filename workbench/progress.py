@@ -33,9 +33,9 @@ class RateColumn(ProgressColumn):
 class Ticker:
     """Counts the units done; drawn by a rich bar or reported to a log."""
 
-    def __init__(self, total: int | None, unit: str, description: str, log: logging.Logger) -> None:
+    def __init__(self, total: int | None, unit: str, description: str, log: logging.Logger, done: int) -> None:
         self.total, self.unit, self.description, self.log = total, unit, description, log
-        self.done = 0
+        self.done = self.done_before = done
         self.note = ""
         self.bar: Progress | None = None
         self.started = self.last_line = time.monotonic()
@@ -62,7 +62,7 @@ class Ticker:
 
     def line(self, seconds: float) -> str:
         """Return progress as one line of text."""
-        rate = self.done / max(seconds, 1e-9)
+        rate = (self.done - self.done_before) / max(seconds, 1e-9)
         text = f"{self.description}: {self.done:,} {self.unit}, {rate:,.1f}/s"
         if self.total:
             left = max(self.total - self.done, 0) / max(rate, 1e-9)
@@ -92,8 +92,7 @@ def progress(
     Ticker
         With `advance(n)` and `update(loss=…)`.
     """
-    ticker = Ticker(total, unit, description, log or logging.getLogger("workbench"))
-    ticker.done = done
+    ticker = Ticker(total, unit, description, log or logging.getLogger("workbench"), done)
     console = Console(file=sys.stderr)
     if not (console.is_terminal or console.is_jupyter):
         yield ticker

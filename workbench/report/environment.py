@@ -80,9 +80,11 @@ def _piece(letter: str, dotted: bool) -> tuple[bool, str]:
 
 
 def heading(name: str) -> str:
-    """Read a name as words: its separators become spaces, its first letter a capital."""
-    words = name.replace("_", " ").replace("-", " ")
-    return words[:1].upper() + words[1:]
+    """Read a name as words; what has dots in it (``auc.in_string.k1``, a hook point) is a name and stays as it is."""
+    words = [word if "." in word else word.replace("_", " ") for word in name.split("-")]
+    if "." not in words[0]:
+        words[0] = words[0].upper() if len(words[0]) <= 3 else words[0][:1].upper() + words[0][1:]  # MSE, L0
+    return " ".join(words)
 
 
 @cache
