@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import typer
 
     from workbench.cli.app import app
+
+    # Before torch is imported: on a busy machine, threads that spin while they wait take cores from those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     command = typer.main.get_command(app)
     try:
