@@ -5,7 +5,7 @@ import torch
 
 from workbench.errors import UserError
 from workbench.subjects.protocol import Batch, HookPoint
-from workbench.subjects.tape import Stopped, Tape, normalise_edits
+from workbench.subjects.tape import Stopped, Tape
 
 POINTS = {name: HookPoint(name, ("batch", "d_model"), (None, 3)) for name in ("a", "b")}
 BATCH = Batch(torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 1, dtype=torch.bool))
@@ -13,7 +13,8 @@ BATCH = Batch(torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.bool), torch.zeros
 
 def tape(**settings):
     """A tape over two hook points; edits as a person gives them."""
-    settings["edits"] = normalise_edits(settings.get("edits"))
+    edits = settings.pop("edits", {})
+    settings["edits"] = {name: [fns] if callable(fns) else fns for name, fns in edits.items()}
     return Tape(POINTS, BATCH, **settings)
 
 

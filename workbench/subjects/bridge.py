@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import xxhash
 from torch import Tensor
 
 from workbench.errors import UserError
 from workbench.subjects.bridge_attention import CURRENT, Pass, tap_attention
 from workbench.subjects.bridge_map import ModelParts, map_parts
 from workbench.subjects.bridge_survey import survey
-from workbench.subjects.bridge_weights import BLOCK_ROLES, block_weight, outer_weights
+from workbench.subjects.bridge_weights import BLOCK_ROLES, block_weight
+from workbench.subjects.bridge_weights import outer_weights as weights_of_model
 from workbench.subjects.bridge_wiring import wire
-from workbench.subjects.protocol import Batch, Edits, Output, Subject, TokenWindow
-from workbench.subjects.tape import Stopped, Tape, normalise_edits
+from workbench.subjects.protocol import Batch, TokenWindow
+from workbench.subjects.tape import Tape
+from workbench.subjects.taped import TapedSubject, hash_of_tensors
 from workbench.subjects.tokenization import HuggingFaceText, pad_windows
 
 # Fields of a Hugging Face configuration that decide nothing about the numbers of a forward pass.
 INCIDENTAL = {"architectures", "dtype", "id2label", "label2id", "return_dict", "torch_dtype", "use_cache"}
 
 
-class BridgeSubject(Subject):
+class BridgeSubject(TapedSubject):
     """A causal language model of Hugging Face, its parts named by TransformerLens's TransformerBridge.
 
     The forward pass is the library's own, with its own weights: logits are the plain library's bit for bit. The hook
@@ -64,6 +64,7 @@ class BridgeSubject(Subject):
 
     modality = "text"
     causal = True
+    layer_roles = BLOCK_ROLES
 
     def __init__(self, address: str, model: Any, tokenizer: Any | None = None) -> None:
         self.address = address
@@ -92,11 +93,7 @@ class BridgeSubject(Subject):
     # --- identity -------------------------------------------------------------------------------------------------
     def fingerprint(self) -> str:
         """See `Subject.fingerprint`: the configuration, and names, dtypes, shapes and bytes of all parameters."""
-        digest = xxhash.xxh3_128(self.config_record.encode())
-        for name, tensor in sorted(self.model.named_parameters()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return hash_of_tensors(self.config_record, self.model.named_parameters())
 
     def tokenizer_fingerprint(self) -> str:
         """See `Subject.tokenizer_fingerprint`."""
@@ -135,28 +132,6 @@ class BridgeSubject(Subject):
         self._text().save(folder)
 
     # --- forward --------------------------------------------------------------------------------------------------
-    def run(
-        self,
-        batch: Batch,
-        capture: Sequence[str] = (),
-        edits: Edits | None = None,
-        grad: bool = False,
-        stop_after: str | None = None,
-    ) -> Output:
-        """See `Subject.run`."""
-        names = self.expand(capture) if capture else []
-        wanted = normalise_edits(edits)
-        known = [*wanted, *([] if stop_after is None else [stop_after])]
-        if known:
-            self.expand(known)
-        tape = Tape(self.hook_points, batch, names, wanted, grad, stop_after)
-        with torch.set_grad_enabled(grad):
-            try:
-                value = self.forward(batch, tape)
-            except Stopped:
-                return Output(None, tape.captured)
-        return Output(value if grad else value.detach(), tape.captured)
-
     def forward(self, batch: Batch, tape: Tape) -> Tensor:
         """Run the library's forward pass past a tape; returns logits [batch, pos, vocab].
 
@@ -170,29 +145,18 @@ class BridgeSubject(Subject):
         return tape("hook_output", logits)
 
     # --- weights --------------------------------------------------------------------------------------------------
-    def weights(self, role: str, layer: int | None = None, expand: bool = False) -> Tensor:
-        """See `Subject.weights`: a view of the model's own parameter, so that editing it in place edits the model.
+    def outer_weights(self) -> Mapping[str, Tensor | None]:
+        """See `TapedSubject`."""
+        return weights_of_model(self.parts)
 
-        With `expand`, keys and values of grouped-query attention are repeated, which is a copy. Beyond the common roles
-        there are ``ln1_post.w`` and ``ln2_post.w`` (norms behind attention and MLP), ``q_norm.w`` and ``k_norm.w``.
-        Gemma's norms multiply by one plus their weight; the weight is given as the checkpoint has it.
+    def layer_weight(self, role: str, layer: int) -> Tensor | None:
+        """See `TapedSubject`.
+
+        Beyond the common roles there are ``ln1_post.w`` and ``ln2_post.w`` (norms behind attention and MLP),
+        ``q_norm.w`` and ``k_norm.w``. Gemma's norms multiply by one plus their weight; the weight is given as the
+        checkpoint has it.
         """
-        if layer is None:
-            found = outer_weights(self.parts)
-            known = [name for name, value in found.items() if value is not None]
-            value = found.get(role)
-        else:
-            if not 0 <= layer < self.n_layers:
-                raise UserError(f"layer {layer}: {self.address} has layers 0 to {self.n_layers - 1}")
-            block = self.parts.blocks[layer]
-            known = [name for name in BLOCK_ROLES if block_weight(self.parts, block, name) is not None]
-            value = block_weight(self.parts, block, role) if role in known else None
-        if value is None:
-            where = "as a whole" if layer is None else f"in layer {layer}"
-            raise UserError(f"{self.address} has no weight {role!r} {where}; it has {', '.join(known)}")
-        if expand and role in {"W_K", "W_V", "b_K", "b_V"}:
-            return value.repeat_interleave(self.n_heads // self.n_key_value_heads, dim=0)
-        return value
+        return block_weight(self.parts, self.parts.blocks[layer], role)
 
 
 def _bare(tokens: Sequence[int]) -> TokenWindow:

@@ -221,7 +221,7 @@ class Subject(ABC):
             From `batch`.
         capture : sequence of str
             Hook points (or patterns with ``*``) whose activations are returned.
-        edits : mapping of hook point to function, or to a list of functions
+        edits : mapping of hook point, or pattern, to function, or to a list of functions
             ``fn(activation, at)`` returns a tensor of the same shape; applied in the order given.
         grad : bool
             Keep the graph, so that captured values can be differentiated.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-import xxhash
 from torch import Tensor, nn
 
-from workbench.errors import UserError
-from workbench.subjects.protocol import Batch, Edits, HookPoint, Output, Subject
-from workbench.subjects.tape import Stopped, Tape, normalise_edits
+from workbench.subjects.protocol import Batch, HookPoint
+from workbench.subjects.tape import Tape
+from workbench.subjects.taped import TapedSubject, hash_of_tensors
 from workbench.subjects.transformer import BLOCK_ROLES, Block, Stack
 
 
@@ -63,7 +61,7 @@ class HookedNetwork(nn.Module):
         return {point.name: point for point in (*self.front_hook_points(), *blocks, *self.back_hook_points())}
 
 
-class StackedSubject(Subject):
+class StackedSubject(TapedSubject):
     """A subject around a `HookedNetwork`.
 
     Parameters
@@ -73,6 +71,8 @@ class StackedSubject(Subject):
     network : HookedNetwork
         In evaluation mode, on its device, in its dtype.
     """
+
+    layer_roles = BLOCK_ROLES
 
     def __init__(self, address: str, network: HookedNetwork) -> None:
         self.address = address
@@ -87,51 +87,19 @@ class StackedSubject(Subject):
 
     def fingerprint(self) -> str:
         """See `Subject.fingerprint`: names, dtypes, shapes and bytes of all parameters, and the architecture."""
-        digest = xxhash.xxh3_128(repr(self.network.arch).encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return hash_of_tensors(repr(self.network.arch), self.network.state_dict().items())
 
-    def run(
-        self,
-        batch: Batch,
-        capture: Sequence[str] = (),
-        edits: Edits | None = None,
-        grad: bool = False,
-        stop_after: str | None = None,
-    ) -> Output:
-        """See `Subject.run`."""
-        names = self.expand(capture) if capture else []
-        wanted = normalise_edits(edits)
-        if wanted:
-            self.expand(wanted)
-        if stop_after is not None:
-            self.expand([stop_after])
-        tape = Tape(self.hook_points, batch, names, wanted, grad, stop_after)
-        with torch.set_grad_enabled(grad):
-            try:
-                value = self.network(batch, tape)
-            except Stopped:
-                return Output(None, tape.captured)
-        return Output(value if grad else value.detach(), tape.captured)
-
-    def weights(self, role: str, layer: int | None = None, expand: bool = False) -> Tensor:
-        """See `Subject.weights`."""
-        if layer is None:
-            found = self.network.outer_weights()
-            known = [name for name, value in found.items() if value is not None]
-            value = found.get(role)
-        else:
-            if not 0 <= layer < self.n_layers:
-                raise UserError(f"layer {layer}: {self.address} has layers 0 to {self.n_layers - 1}")
-            block = self.network.stack.blocks[layer]
-            assert isinstance(block, Block)
-            known = [name for name in BLOCK_ROLES if block.weight(name) is not None]
-            value = block.weight(role) if role in known else None
-        if value is None:
-            where = "as a whole" if layer is None else f"in layer {layer}"
-            raise UserError(f"{self.address} has no weight {role!r} {where}; it has {', '.join(known)}")
-        if expand and role in {"W_K", "W_V", "b_K", "b_V"}:
-            return value.repeat_interleave(self.n_heads // self.n_key_value_heads, dim=0)
+    def forward(self, batch: Batch, tape: Tape) -> Tensor:
+        """See `TapedSubject`."""
+        value: Tensor = self.network(batch, tape)
         return value
+
+    def outer_weights(self) -> Mapping[str, Tensor | None]:
+        """See `TapedSubject`."""
+        return self.network.outer_weights()
+
+    def layer_weight(self, role: str, layer: int) -> Tensor | None:
+        """See `TapedSubject`."""
+        block = self.network.stack.blocks[layer]
+        assert isinstance(block, Block)
+        return block.weight(role)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import UserError
-from workbench.subjects.protocol import At, Batch, Edit, Edits, HookPoint
+from workbench.subjects.protocol import At, Batch, Edit, HookPoint
 
 
 class Stopped(Exception):
@@ -94,8 +94,3 @@ def edited(edit: Edit, value: Tensor, at: At) -> Tensor:
             f"the edit at {at.hook_point.name} returned {got}, where the activation is {tuple(value.shape)}"
         )
     return result
-
-
-def normalise_edits(edits: Edits | None) -> dict[str, list[Edit]]:
-    """Return edits as lists; a single function becomes a list of one."""
-    return {name: [fns] if callable(fns) else list(fns) for name, fns in (edits or {}).items()}

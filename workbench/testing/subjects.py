@@ -87,6 +87,17 @@ def check_residual_sums(subject: Subject, batch: Batch) -> None:
             assert_near(seen[at + "hook_resid_post"], stream, at + "hook_resid_post")
 
 
+def check_edits_by_pattern(subject: Subject, batch: Batch) -> None:
+    """An edit given for a pattern is applied at every hook point that the pattern matches, after those given before."""
+    names = subject.expand(["blocks.*.hook_attn_out"])
+    by_name = result(subject, batch, {name: [lambda x, at: x + 1, lambda x, at: x * 0.5] for name in names})
+    first = {names[0]: lambda x, at: x + 1}
+    rest = {name: lambda x, at: x + 1 for name in names[1:]}
+    by_pattern = result(subject, batch, {**first, **rest, "blocks.*.hook_attn_out": lambda x, at: x * 0.5})
+    assert torch.equal(by_name, by_pattern), "an edit by pattern differs from the same edit by name"
+    assert not torch.equal(by_name, result(subject, batch)), "the edits had no effect"
+
+
 def check_head_results(subject: Subject, batch: Batch) -> None:
     """The heads' results are their ``hook_z`` times their ``W_O``."""
     seen = everything(subject, batch)
@@ -303,6 +314,7 @@ CHECKS: tuple[Check, ...] = (
     check_identity_edits,
     check_edits_take_effect,
     check_edits_in_order,
+    check_edits_by_pattern,
     check_middle_edits,
     check_split_inputs,
     check_head_ablation,
