@@ -55,6 +55,7 @@ BAD = [
     pytest.param("k=many", "k=many: must be whole number or list of whole number, between 1 and 64", id="wrong type"),
     pytest.param("k=1.5", "k=1.5: must be whole number", id="not whole"),
     pytest.param("share=.nan", "share=nan: must be between 0 and 1", id="nan"),
+    pytest.param("train.lr=.inf", "train.lr=inf: must be above 0", id="infinite"),
     pytest.param("selector=best", "selector=best: must be one of mean, f", id="not one of the choices"),
     pytest.param("train.lr=0", "train.lr=0: must be above 0", id="nested"),
     pytest.param("train.rate=1", "no option 'train.rate'; nearest: train.", id="unknown nested key"),
@@ -72,6 +73,10 @@ def test_a_wrong_value_is_named_with_what_would_be_right(setting, says):
 def test_a_setting_that_is_no_setting(setting):
     with pytest.raises(UserError, match="--set"):
         configuration.parse_setting(setting)
+
+
+def test_a_pattern_is_text_and_no_yaml_alias():
+    assert settings("label=*resid_post") == {"label": "*resid_post"}
 
 
 def test_a_required_field_must_be_given():
@@ -114,11 +119,14 @@ def test_a_configuration_file_counts_paths_from_itself(tmp_path):
         ("- sae", "must hold keys"),
         ("set: 3", "set must hold"),
         ("a: [", "is not YAML"),
+        ("plugin: [a]", "plugin: .* must be text"),
+        ("store: 5", "store: 5 must be text"),
+        (b"\xff\xfe", "is not UTF-8 text"),
     ],
 )
 def test_a_wrong_configuration_file_is_explained(text, says, tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=says):
         configuration.read_config_file(file)
     with pytest.raises(UserError, match="no configuration file"):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import workbench as wb
+from workbench.cli import main
 from workbench.errors import UserError
 from workbench.runs import load_run
 
@@ -74,6 +75,29 @@ def test_a_configuration_file_gives_the_same_identity(done, store, tmp_path):
     )
     again = wb.run(config=tmp_path / "run.yaml", out=tmp_path / "run")
     assert load_run(again.folder).identity == load_run(done.folder).identity
+
+
+def test_from_the_command_line_options_win_over_the_file_that_names_the_plugin(done, store, tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({"plugin": "sae", "store": str(store.folder), "seed": 7, "set": TINY}))
+    assert main(["run", "--config", str(file), "--seed", "3", "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["identity"] == load_run(done.folder).identity
+    with pytest.raises(UserError, match="is for the plugin 'sae', not for 'sparse-probe'"):
+        wb.run("sparse-probe", config=file)
+
+
+def test_a_dataset_that_nobody_reads_is_refused(store, tmp_path):
+    with pytest.raises(UserError, match="leave the data out"):
+        wb.run("sae", store=store, data="python-stdlib", out=tmp_path / "run", **TINY)
+
+
+def test_a_store_holds_addresses_that_hold_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("today is monday. tomorrow is tuesday.")
+    (tmp_path / "calendar").mkdir()  # a name of the zoo is no path
+    store = wb.capture("zoo:calendar", data="prompts.txt", hooks=HOOK, out="acts")
+    assert store.manifest["dataset"]["address"] == str(tmp_path / "prompts.txt")
+    assert store.manifest["model"]["address"] == "zoo:calendar"
 
 
 def test_a_finished_run_is_read_back_and_another_is_refused(done, store):

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -58,7 +59,36 @@ def extra_argument(colour):
     return []
 
 
+def leaving():
+    raise SystemExit(3)
+
+
+@dataclass(frozen=True)
+class Bare:
+    k: int = 1
+
+
+def offer_datasets():
+    return ["poems"]
+
+
+def offer_subjects():
+    return [{"scheme": "x"}]
+
+
 BROKEN = [
+    pytest.param({"provide_plugins": hookimpl(specname="provide_plugins")(leaving)}, "SystemExit: 3", id="exits"),
+    pytest.param(
+        {"provide_datasets": hookimpl(specname="provide_datasets")(offer_datasets)},
+        "'poems' is not a",
+        id="no dataset source",
+    ),
+    pytest.param(
+        {"provide_subjects": hookimpl(specname="provide_subjects")(offer_subjects)},
+        "SubjectSource",
+        id="no subject source",
+    ),
+    pytest.param({"provide_plugins": offer(plugin_class("bare", Config=Bare))}, "Bare.k must be", id="bare"),
     pytest.param(
         {"provide_plugins": hookimpl(specname="provide_plugins")(raising)}, "RuntimeError: out of luck", id="raises"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,18 +168,18 @@ def check(field: Field, value: Any) -> Any:
         raise UserError(f"{field.key}={value}: must be {wanted} ({field.option.help})") from None
     for number in result if isinstance(result, list | tuple) else [result]:
         if isinstance(number, int | float) and not isinstance(number, bool) and not in_range(field.option, number):
-            raise UserError(f"{field.key}={value}: must be {field.range} ({field.option.help})")
+            raise UserError(f"{field.key}={value}: must be {field.range or 'finite'} ({field.option.help})")
     return result
 
 
 def in_range(option: Option, number: float) -> bool:
-    """True if a number is within an option's range (NaN is in none)."""
+    """True if a number is within an option's range (NaN and infinity are in none)."""
     return (
-        (option.ge is None or number >= option.ge)
+        math.isfinite(number)
+        and (option.ge is None or number >= option.ge)
         and (option.gt is None or number > option.gt)
         and (option.le is None or number <= option.le)
         and (option.lt is None or number < option.lt)
-        and number == number
     )
 
 
@@ -230,10 +231,13 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {setting!r}: write KEY=VALUE, for example --set k=32")
+    if value.lstrip().startswith(("*", "&")):  # a pattern: YAML would take it for an alias or an anchor
+        return key.strip(), value.strip()
     return key.strip(), read_yaml(value, f"--set {setting!r}")
 
 
 FILE_KEYS = ("plugin", "store", "model", "data", "dictionary", "seed", "device", "set")
+TEXT_KEYS = ("plugin", "store", "model", "data", "dictionary", "device")
 PATH_KEYS = ("store", "dictionary", "data")
 
 
@@ -249,12 +253,18 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"no configuration file {path}")
-    values = read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    values = read_yaml(text, str(path)) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold keys such as plugin, store and set, not a {type(values).__name__}")
     for key in values:
         if key not in FILE_KEYS:
             raise UserError(f"{path}: no key {key!r}; nearest: {nearest(str(key), FILE_KEYS)}")
+        if key in TEXT_KEYS and not isinstance(values[key], str):
+            raise UserError(f"{path}: {key}: {values[key]} must be text")
     if not isinstance(values.get("set", {}), dict):
         raise UserError(f"{path}: set must hold the plugin's options, KEY: VALUE")
     for key in PATH_KEYS:

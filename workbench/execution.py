@@ -120,6 +120,8 @@ def run(
     name = plugin or file.get("plugin")
     if name is None:
         raise UserError("no plugin named: give a name, or a configuration file with the key plugin")
+    if file.get("plugin", name) != name:
+        raise UserError(f"{config} is for the plugin {file['plugin']!r}, not for {name!r}")
     chosen = registry().plugin(name)
     values = {**configuration.flatten(file.get("set") or {}), **configuration.flatten(set or {}), **options}
     root = Path(out).parent if out is not None else RUNS
@@ -153,6 +155,8 @@ def checked_seed(seed: Any) -> int:
 def with_defaults(request: Request, root: Path) -> Inputs:
     """Fill in what the plugin needs and was not given; what is made on the way is kept under `root`."""
     plugin, inputs = request.plugin, request.inputs
+    if inputs.store is not None and inputs.data is not None and not plugin.needs.data:
+        raise UserError(f"{plugin.name} reads the store {inputs.store.folder} and no dataset: leave the data out")
     if plugin.needs.store and inputs.store is None:
         inputs = replace(inputs, store=default_store(request, root))
     if plugin.needs.labels and inputs.store is not None and not inputs.store.labels:
@@ -229,6 +233,9 @@ def execute(request: Request, out: Path | None) -> Run:
         context.work = part / "work"
         started, clock = datetime.now(UTC), time.perf_counter()
         context.log.info("%s: %s", request.plugin.name, request.plugin.help)
+        store = request.inputs.store
+        if store is not None and not store.finished:
+            context.log.warning("%s is unfinished: %d of %d rows", store.folder, store.n_rows, store.n_rows_planned)
         result = request.plugin().run(context)
         if not isinstance(result, Result):
             raise TypeError(f"{request.plugin.__name__}.run returned {type(result).__name__}, not a Result")

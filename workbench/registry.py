@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import pluggy
 
-from workbench import hookspecs
+from workbench import configuration, hookspecs
 from workbench.errors import UserError, nearest
 from workbench.plugin import API, DatasetSource, Plugin, SubjectSource
 
@@ -93,7 +93,7 @@ def load(points: Iterable[EntryPoint]) -> Registry:
             manager.register(module, name=f"{package}:{point.name}")
             manager.check_pending()
             offered = {kind: call_one(manager, module, kind) for kind in ("plugins", "subjects", "datasets")}
-        except Exception as error:  # noqa: BLE001 - a stranger's package may fail in any way, and must harm nothing else
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's package may fail in any way, and harms none
             if manager.has_plugin(f"{package}:{point.name}"):
                 manager.unregister(name=f"{package}:{point.name}")
             registry.broken.append(Broken(origin, f"{type(error).__name__}: {error}"))
@@ -105,9 +105,15 @@ def load(points: Iterable[EntryPoint]) -> Registry:
             else:
                 add(registry, "plugin", plugin.name, plugin, origin, registry.plugins)
         for source in offered["subjects"]:
-            add(registry, "subject source", source.scheme, source, origin, registry.subjects)
+            if isinstance(source, SubjectSource):
+                add(registry, "subject source", source.scheme, source, origin, registry.subjects)
+            else:
+                registry.broken.append(Broken(origin, f"{source!r} is not a workbench.plugin.SubjectSource"))
         for source in offered["datasets"]:
-            add(registry, "dataset", source.name, source, origin, registry.datasets)
+            if isinstance(source, DatasetSource):
+                add(registry, "dataset", source.name, source, origin, registry.datasets)
+            else:
+                registry.broken.append(Broken(origin, f"{source!r} is not a workbench.plugin.DatasetSource"))
     return registry
 
 
@@ -130,6 +136,10 @@ def problem_of(plugin: Any) -> str | None:
         return f"{plugin.name} was written for plugin interface {plugin.api}, and this workbench has {API}: {advice}"
     if inspect.isabstract(plugin):
         return f"{plugin.__name__} lacks {', '.join(sorted(plugin.__abstractmethods__))}"
+    try:
+        list(configuration.fields(plugin.Config))
+    except Exception as error:  # noqa: BLE001 - annotations of a stranger's class may fail in any way
+        return f"{plugin.name}: {error}"
     return None
 
 

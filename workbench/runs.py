@@ -136,7 +136,8 @@ def run_folder(folder: Path, identity: str) -> Iterator[Path]:
         If the folder exists, belongs to another run, or is being made by another process.
     """
     if folder.exists():
-        raise UserError(f"{folder} exists already and holds another run: name another folder with --out")
+        what = "holds another run" if (folder / "manifest.json").is_file() else "is no run folder"
+        raise UserError(f"{folder} exists already and {what}: name another folder with --out")
     part = part_of(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,8 @@ def run_folder(folder: Path, identity: str) -> Iterator[Path]:
     try:
         lock.acquire()
     except filelock.Timeout:
+        if not Path(lock.lock_file).exists():  # it could not be made: some file systems say so in no other way
+            raise UserError(f"cannot write in {folder.parent}") from None
         raise UserError(f"{part} is being written by another process") from None
     except OSError as error:
         raise UserError(f"cannot write in {folder.parent}: {error.strerror}") from None

@@ -32,9 +32,37 @@ class PluginGroup(TyperGroup):
         """Make the command of one plugin; an unknown name is explained."""
         return command_for(registry().plugin(cmd_name))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Without a plugin's name in front, take it from the configuration file."""
+        if args and args[0].startswith("-"):
+            file = config_in(args)
+            if file is not None:
+                args = [plugin_named_in(file), *args]
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Take the first word as the plugin; without one, the configuration file may name it."""
+        """Take the first word as the plugin."""
         return args[0], self.get_command(ctx, args[0]), args[1:]
+
+
+def config_in(args: list[str]) -> Path | None:
+    """Find the value of ``--config`` among words of the command line."""
+    for word, following in zip(args, [*args[1:], None], strict=True):
+        if word == "--config" and following is not None:
+            return Path(following)
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+    return None
+
+
+def plugin_named_in(file: Path) -> str:
+    """Return the plugin that a configuration file names."""
+    from workbench.configuration import read_config_file
+
+    name = read_config_file(file).get("plugin")
+    if name is None:
+        raise UserError(f"no plugin named: {file} has no key plugin, and no name was given")
+    return str(name)
 
 
 app = typer.Typer(
@@ -45,22 +73,12 @@ app = typer.Typer(
 
 
 @app.callback()
-def from_file(
-    ctx: typer.Context,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file that names the plugin; see docs/configuration.md.")
-    ] = None,
-) -> None:
+def without_plugin(ctx: typer.Context) -> None:
     """Run a plugin and keep the result in a run folder. 'workbench run PLUGIN --help' states its options."""
-    if ctx.invoked_subcommand is not None:
-        if config is not None:
-            raise UserError("give --config after the plugin's name")
-        return
-    if config is None:
+    if ctx.invoked_subcommand is None:
         raise UserError(
             "no plugin named: 'workbench run PLUGIN' or 'workbench run --config FILE'; 'workbench plugins' lists them"
         )
-    run_plugin(None, config=config)
 
 
 def command_for(plugin: type[Plugin]) -> Any:

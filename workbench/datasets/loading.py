@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from workbench.addresses import absolute
 from workbench.datasets.protocol import Dataset
 from workbench.errors import UserError, nearest
 from workbench.plugin import DatasetSource
@@ -31,8 +32,15 @@ def load_dataset(address: str, sources: Mapping[str, DatasetSource] | None = Non
         from workbench.registry import registry
 
         sources = {name: offer.item for name, offer in registry().datasets.items()}
-    name, _, rest = address.partition(":")
-    dataset = sources[name].load(rest) if name in sources else recognise(address, sources).load(address)
+    if not address.strip():
+        raise UserError("the address of the dataset is empty: give a name, a file or a folder")
+    name, colon, rest = address.partition(":")
+    if name in sources:
+        rest = absolute(rest)
+        dataset, address = sources[name].load(rest), f"{name}{colon}{rest}"
+    else:
+        address = absolute(address)
+        dataset = recognise(address, sources).load(address)
     dataset.address = address
     return dataset
 

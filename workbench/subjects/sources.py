@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.addresses import absolute
 from workbench.errors import UserError
 from workbench.plugin import LoadOptions
 from workbench.registry import registry
@@ -40,7 +41,7 @@ def load_subject(
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
     source = registry().subject_source(scheme)
-    return source.load(rest, LoadOptions(device, dtype, device_map))
+    return source.load(absolute(rest, source.names()), LoadOptions(device, dtype, device_map))
 
 
 def resolve_device(device: str) -> Any:
