@@ -104,6 +104,12 @@ class Store:
         origins.flags.writeable = False
         return origins
 
+    @cached_property
+    def ordinary(self) -> NDArray[np.bool_]:
+        """Rows [rows] that are no special tokens; all where there are no others, as in captures of class tokens."""
+        special = self.origins["special"]
+        return np.ones(self.n_rows, dtype=bool) if special.all() else ~special
+
     @property
     def documents(self) -> list[str]:
         """Names of documents, by document index."""
@@ -259,7 +265,7 @@ class Store:
         if rows is not None:
             mask[row_numbers(rows, self.n_rows)] = True
         if not special:
-            mask &= ~self.origins["special"]
+            mask &= self.ordinary
         return mask
 
     def _known(self, names: Sequence[str]) -> Sequence[str]:

@@ -84,7 +84,7 @@ class Figure:
 
     figure: "matplotlib.figure.Figure | None"
     description: str
-    images: Mapping[str, bytes] = field(default_factory=dict)
+    images: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     def svg(self) -> bytes:
         """Return the figure as an SVG file: the same bytes for the same figure."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -69,11 +70,16 @@ def constant(value: Tensor, *, special: bool = False) -> Edit:
     return edit
 
 
+def image_path(store: Store, sequence: int) -> Path:
+    """Return where an image of a store was when it was captured: paths count from the dataset's folder."""
+    return Path(store.manifest["dataset"].get("folder") or "", store.examples.paths[sequence])
+
+
 def stored_examples(store: Store, sequences: Sequence[int]) -> list[Any]:
     """Return sequences of a store as a subject's `batch` takes them: whole windows of tokens, or paths of images."""
     examples = store.examples
     if examples.modality == "vision":
-        return [examples.paths[sequence] for sequence in sequences]
+        return [image_path(store, sequence) for sequence in sequences]
     windows = []
     for sequence in sequences:
         at = slice(int(examples.bounds[sequence]), int(examples.bounds[sequence + 1]))

@@ -152,14 +152,15 @@ def split_rows(store: Store, config: EvaluateConfig, seed: int) -> Split:
         If one of the two parts has no row.
     """
     origins = store.origins
-    ordinary = ~origins["special"]
+    ordinary = store.ordinary
     present = np.unique(origins["document"][ordinary])
     held_out = np.zeros(len(store.documents), dtype=bool)
     fields = store.document_fields
-    if any(fields[document].get("held_out") is not None for document in present):
-        held_out[present] = [bool(fields[document].get("held_out")) for document in present]
+    flags = np.array([bool(fields[document].get("held_out")) for document in present])
+    if flags.any() and not flags.all():
+        held_out[present] = flags
         how = "documents that the dataset flags as held out"
-    else:
+    else:  # no flags, or none that parts the documents that have rows here
         names = store.documents
         hashes = [xxhash.xxh3_64_intdigest(f"{seed}:{names[document]}".encode()) for document in present]
         held_out[present[np.argsort(hashes)[: math.ceil(config.held_out * len(present))]]] = True

@@ -14,7 +14,7 @@ from workbench.context import Context
 from workbench.dictionary import Dictionary
 from workbench.plugins.sae.metrics import Resamples, choose_sequences
 from workbench.probes.statistics import Interval
-from workbench.splice import CLEAN, constant, splice_losses, stored_examples
+from workbench.splice import CLEAN, constant, image_path, splice_losses, stored_examples
 from workbench.subjects.protocol import Edit, Subject
 
 
@@ -66,8 +66,11 @@ def splice(
     store, config = context.store, context.config.evaluate
     hook_point = next(iter(dictionaries.values())).hook_out
     sequences = choose_sequences(store, rows, config.splice_tokens, context.rng("splice"))
-    edits: dict[str, Edit] = {name: dictionary.to(subject.device).edit() for name, dictionary in dictionaries.items()}
-    edits |= {"mean": constant(mean), "zero": constant(torch.zeros_like(mean))}
+    special = bool(store.origins["special"].all())  # then it is they that the dictionary was trained on
+    edits: dict[str, Edit] = {
+        name: dictionary.to(subject.device).edit(special=special) for name, dictionary in dictionaries.items()
+    }
+    edits |= {"mean": constant(mean, special=special), "zero": constant(torch.zeros_like(mean), special=special)}
     with context.progress(len(sequences), "sequences", "splicing") as ticker:
         found = splice_losses(
             subject,
@@ -101,9 +104,8 @@ def why_not(store: Store, subject: Subject, dictionary: Dictionary) -> str | Non
     if subject.hook_points[dictionary.hook_out].axes[:2] != ("batch", "pos"):
         return f"{dictionary.hook_out} has no value of its own at each position"
     if store.examples.modality == "vision":
-        from pathlib import Path
-
-        missing = [path for path in store.examples.paths if not Path(path).is_file()]
+        paths = [image_path(store, sequence) for sequence in range(len(store.examples.paths))]
+        missing = [path for path in paths if not path.is_file()]
         if missing:
             return f"{len(missing)} images are no longer where they were, {missing[0]} among them"
     return None

@@ -106,7 +106,7 @@ class Documents:
             self.group_of = np.arange(len(store.documents))
             tokens = origins["patch"]
         order = np.lexsort((origins["position"], origins["sequence"], self.group_of[origins["document"]]))
-        self.order = order[~origins["special"][order]]
+        self.order = order[store.ordinary[order]]
         self.groups = self.group_of[origins["document"][self.order]].astype(np.int64)
         self.tokens = np.asarray(tokens[self.order], dtype=np.int64)
         self.names = np.array(store.documents)

@@ -91,6 +91,12 @@ BAD_INPUT = [
     pytest.param("report {dir}/empty", "is not a run folder", id="report of no run"),
     pytest.param("models zoo:calender", "nearest: calendar", id="models"),
     pytest.param("zoo train pycod", "nearest: pycode", id="zoo train"),
+    pytest.param("zoo train calendar --out {acts}", "holds something else", id="zoo train into a store"),
+    pytest.param("zoo train calendar --out {dir}/bad.yaml", "is a file", id="zoo train into a file"),
+    pytest.param(
+        "run sae --store {acts} --out {dir}/bad.yaml", "exists already and is no run folder", id="run in a file"
+    ),
+    pytest.param("run sae --store {acts} --data python-stdlib --out {out}", "leave the data out", id="unread data"),
     pytest.param("plugin new Bad_Name --out {out}", "lower-case words joined by hyphens", id="plugin name"),
     pytest.param("captuer", "No such command", id="command"),
 ]

@@ -93,6 +93,10 @@ def train_zoo(
     recipe = recipe or recipe_of(name)
     if (out / FILES[0]).exists():
         raise UserError(f"{out} holds a finished subject: give another --out, or delete it first")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / CHECKPOINT).exists():
+        raise UserError(f"{out} holds something else than a training: give another --out")
     lesson = COURSES[name].make_lesson(recipe)
     out.mkdir(parents=True, exist_ok=True)
     model, progress = train(lesson, out, on_step=on_step)

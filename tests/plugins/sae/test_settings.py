@@ -62,7 +62,14 @@ def test_the_datasets_own_flag_decides(capture, subject, tmp_path):
     flagged = capture(subject, tmp_path / "acts", n_documents=6, fields=lambda index: {"held_out": index == 2})
     split = split_rows(flagged, EvaluateConfig(), seed=0)
     assert set(flagged.origins["document"][split.held_out]) == {2}
-    alone = capture(subject, tmp_path / "one", n_documents=3, fields=lambda index: {"held_out": True})
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_flags_that_part_nothing_give_way_to_a_seeded_share(capture, subject, tmp_path, flag):
+    alike = capture(subject, tmp_path / "acts", n_documents=4, fields=lambda index: {"held_out": flag})
+    split = split_rows(alike, EvaluateConfig(held_out=0.25), seed=0)
+    assert (split.n_train_documents, split.n_held_out_documents) == (3, 1)
+    alone = capture(subject, tmp_path / "one", n_documents=1, fields=lambda index: {"held_out": flag})
     with pytest.raises(UserError, match="no row belongs to a training document"):
         split_rows(alone, EvaluateConfig(), seed=0)
 
