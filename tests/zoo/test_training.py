@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from workbench.cli.app import app
@@ -63,6 +64,33 @@ def test_a_finished_subject_is_never_overwritten(tmp_path):
     for folder in (tmp_path / "out", WEIGHTS / "calendar"):
         with pytest.raises(UserError, match="holds a finished subject"):
             train_zoo("calendar", folder)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")  # as an activation store has one
+    with pytest.raises(UserError, match=r"holds something else than a training \('manifest.json'"):
+        train_zoo("calendar", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
+    with pytest.raises(UserError, match="the checkpoint of another training"):
+        train_zoo("calendar", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["file", "file/inner/out"])
+def test_a_file_in_the_way_is_named(tmp_path, place):
+    (tmp_path / "file").write_text("do not lose")
+    done = CliRunner().invoke(app, ["zoo", "train", "calendar", "--out", str(tmp_path / place)])
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).startswith(f"{tmp_path / 'file'} is a file: --out must be a folder")
+
+
+def test_a_training_killed_in_its_first_checkpoint_starts_again(tmp_path):
+    (tmp_path / "checkpoint.part").write_bytes(b"half")
+    train_zoo("calendar", tmp_path, recipe_of("calendar", steps=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
 
 @pytest.mark.parametrize(

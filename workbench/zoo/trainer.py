@@ -247,8 +247,8 @@ def save_checkpoint(
 def load_checkpoint(path: Path, identity: str, model: Decoder, optimizers: list[torch.optim.Optimizer]) -> Progress:
     """Read a checkpoint into model and optimizers; refuse that of another training."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        if metadata["identity"] != identity:
+        metadata = file.metadata() or {}
+        if metadata.get("identity") != identity:
             raise UserError(
                 f"{path} is the checkpoint of another training (seed, steps, text or shape differ): "
                 "give the options it was started with, or another --out"

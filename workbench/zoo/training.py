@@ -88,19 +88,32 @@ def train_zoo(
     Raises
     ------
     UserError
-        For an unknown name, a folder that holds a finished subject, or the checkpoint of another training.
+        For an unknown name, and where `out` is a file, cannot be made, or holds a finished subject, the checkpoint of
+        another training or anything else.
     """
     recipe = recipe or recipe_of(name)
-    if (out / FILES[0]).exists():
-        raise UserError(f"{out} holds a finished subject: give another --out, or delete it first")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: give another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / CHECKPOINT).exists():
-        raise UserError(f"{out} holds something else than a training: give another --out")
+    make_folder(out)
     lesson = COURSES[name].make_lesson(recipe)
-    out.mkdir(parents=True, exist_ok=True)
     model, progress = train(lesson, out, on_step=on_step)
     return finish(name, out, lesson, model, progress)
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of a training; refuse one that holds anything but a training that was interrupted."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = sorted(path.name for path in out.iterdir())
+    except (FileExistsError, NotADirectoryError):
+        file = next(path for path in (out, *out.parents) if path.is_file())
+        raise UserError(f"{file} is a file: --out must be a folder, new, empty or of an unfinished training") from None
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
+    if FILES[0] in held:
+        raise UserError(f"{out} holds a finished subject: give another --out, or delete it first")
+    if held and CHECKPOINT not in held and held != [Path(CHECKPOINT).with_suffix(".part").name]:
+        raise UserError(
+            f"{out} holds something else than a training ({held[0]!r}, and no {CHECKPOINT}): give another --out"
+        )
 
 
 def finish(name: str, out: Path, lesson: Lesson, model: Decoder, progress: Progress) -> dict[str, Any]:
