@@ -42,6 +42,24 @@ def test_a_table_is_kept_from_later_changes():
     assert result.tables["t"].frame.loc[0, "accuracy"] == 0.5
 
 
+def test_printing_the_parts_of_a_large_result_stays_short(tmp_path):
+    result = Result()
+    drawn = Figure()
+    drawn.subplots().plot(range(100))
+    result.add_figure("f", drawn, description="a line")
+    result.add_table("t", pd.DataFrame(np.zeros((5000, 30))).rename(columns=str), description="zeros")
+    result.add_array("a", xr.DataArray(np.zeros((400, 300)), dims=("x", "y")), description="zeros")
+    result.add_weights("w", {f"layer.{i}": torch.zeros(20, 20, 20) for i in range(9)}, description="zeros")
+    result.add_section("s", "latents", [{"text": "word " * 100}] * 100, "many")
+    result.save(tmp_path)
+    for shown in (result, Result.load(tmp_path)):
+        for kind in ("figures", "tables", "arrays", "weights", "sections"):
+            text = repr(getattr(shown, kind))
+            assert len(text) < 4000, kind
+            assert text.count("\n") < 50, kind
+        assert "layer.8 [20, 20, 20] torch.float32" in repr(shown.weights)
+
+
 REFUSED = [
     pytest.param(lambda r: r.add_metric("", 1, description="d"), "starts with a letter", id="empty name"),
     pytest.param(lambda r: r.add_metric("a b", 1, description="d"), "'a b'", id="space"),

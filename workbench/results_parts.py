@@ -125,6 +125,10 @@ class Weights(dict[str, "torch.Tensor"]):
         self.description = description
         self.config = dict(config or {})
 
+    def __repr__(self) -> str:
+        shapes = (f"{name} {list(tensor.shape)} {tensor.dtype}" for name, tensor in self.items())
+        return f"<Weights {', '.join(shapes)}; {self.description!r}>"
+
 
 @dataclass(frozen=True)
 class Section:
@@ -141,5 +145,5 @@ class Section:
     """
 
     kind: str
-    data: Any
+    data: Any = field(repr=False)
     description: str = ""
