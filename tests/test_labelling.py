@@ -91,6 +91,9 @@ BAD_FILES = [
     pytest.param("x.csv", ["file,a", "a,1"], "the first column is 'file'; it must be document", id="level"),
     pytest.param("x.csv", ["document,a", "q,1"], "no document of it is in", id="no document"),
     pytest.param("x.csv", ["document,a"], "there is no label in it", id="no entry"),
+    pytest.param("x.csv", ["document", "a"], "line 1: there is no column but 'document'", id="no label"),
+    pytest.param("x.csv", ["document,a,b", "a,1,", "b,2, "], "the column 'b' has no value in any line", id="no value"),
+    pytest.param("x.csv", ["document;a", "a;1,5"], "separate columns by commas, not by semicolons", id="semicolons"),
     pytest.param("x.csv", ["row,a", "-1,1"], "line 2: row '-1': the store has rows 0 to", id="row"),
     pytest.param("x.csv", ["document,a/b/c", "a,1"], "line 1: label 'a/b/c' must be called", id="name"),
     pytest.param("x.jsonl", ['{"name": "a"}'], "line 1: 'document' is None", id="no name"),
@@ -107,6 +110,11 @@ def test_a_bad_label_file_is_explained(store, write, name, lines, says):
         label_from_file(store, write(name, *lines))
     assert says in str(error.value)
     assert store.labels == {}
+
+
+def test_a_folder_is_no_label_file(store, tmp_path):
+    with pytest.raises(UserError, match="is a folder; a label file ends in"):
+        label_from_file(store, tmp_path)
 
 
 def test_spans_need_the_text_that_was_captured(store, write, tmp_path):

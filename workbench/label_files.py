@@ -50,6 +50,8 @@ def label_from_file(store: Store, file: str | Path) -> list[LabelSpec]:
         given and the store's dataset is not at hand.
     """
     path = Path(file).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; a label file ends in .csv, .jsonl or .ndjson")
     if not path.is_file():
         raise UserError(f"{path}: there is no such label file")
     group = re.sub(r"[^\w.-]|^[.-]", "_", path.stem)

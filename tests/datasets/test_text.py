@@ -64,6 +64,7 @@ def test_the_kind_can_be_named(folder):
         pytest.param("text:{}/nowhere", "nowhere: there is no such file", id="missing path"),
         pytest.param("{}/nowhere", "no such file or folder, and no such name", id="missing path without a kind"),
         pytest.param("jsnol:{}/a.txt", "nearest names: jsonl", id="misspelt kind"),
+        pytest.param("{}/empty.txt", "empty.txt is empty: there is no text", id="empty file"),
         pytest.param("text:{}?file=*.md", "no option 'file'; nearest: files", id="misspelt option"),
         pytest.param("text:{}?files=*.py", "no file in this folder is called '*.py'", id="no file left"),
         pytest.param("{}/empty", "no kind of dataset recognises it", id="empty folder"),
@@ -71,6 +72,7 @@ def test_the_kind_can_be_named(folder):
 )
 def test_bad_addresses_are_explained(folder, address, says):
     (folder / "empty").mkdir()
+    (folder / "empty.txt").touch()
     with pytest.raises(UserError) as error:
         load_dataset(address.format(folder), SOURCES)
     assert says in str(error.value)

@@ -46,10 +46,12 @@ def read_label_csv(file: Path, level: Level, group: str) -> LabelCsv:
     Raises
     ------
     UserError
-        For a line of another length, a first cell or a column that comes twice, or a value that does not fit; the
-        message names file and line.
+        If no column is a label, for a line of another length, a first cell or a column that comes twice, a column
+        without a value, or a value that does not fit; the message names file and line.
     """
     titles, entries = read_csv(file)
+    if len(titles) == 1:
+        raise UserError(f"{file}, line 1: there is no column but {titles[0]!r}; each further column is a label")
     lines: dict[str, int] = {}
     for line, cells in entries:
         key = cells[0].strip()
@@ -63,6 +65,8 @@ def read_label_csv(file: Path, level: Level, group: str) -> LabelCsv:
         for (line, _), value in zip(entries, parsed, strict=True):
             if value is not None:
                 values.see(value, f"{file}, line {line}")
+        if entries and all(value is None for value in parsed):
+            raise UserError(f"{file}: the column {title!r} has no value in any line")
         spec = values.spec()
         if spec.name in {other.name for other, _ in columns}:
             raise UserError(f"{file}, line 1: two columns are called {spec.name!r}")
@@ -81,6 +85,8 @@ def read_csv(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not lines:
         raise UserError(f"{file}: empty; its first line must name the columns")
     (_, header), *entries = lines
+    if len(header) == 1 and ";" in header[0]:
+        raise UserError(f"{file}, line 1: {header[0]!r} is one column: separate columns by commas, not by semicolons")
     for line, cells in entries:
         if len(cells) != len(header):
             raise UserError(f"{file}, line {line}: {len(cells)} cells, where the first line has {len(header)}")

@@ -29,7 +29,7 @@ class TextFiles(Dataset):
     Raises
     ------
     UserError
-        If no file is left, or, once a document is read, its file is not UTF-8 text.
+        If no file is left, the one file is empty, or, once a document is read, its file is not UTF-8 text.
     """
 
     modality = "text"
@@ -40,6 +40,8 @@ class TextFiles(Dataset):
             files = [file for file in visible_files(path) if fnmatch(file.name, pattern)]
             self.files = [(file.relative_to(path).as_posix(), file) for file in files]
         else:
+            if not path.stat().st_size:
+                raise UserError(f"{path} is empty: there is no text to read")
             self.files = [(path.name, path)]
         if not self.files:
             raise UserError(f"{path}: no file in this folder is called {pattern!r}")
