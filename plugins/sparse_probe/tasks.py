@@ -17,6 +17,7 @@ from workbench.probes.splits import PARTS
 
 LEAST_ROWS = 10  # of either class, in each of train, select and test
 LEAST_GROUPS = 2
+WHOLE = 1 - 1e-9  # of a label's rows
 ENOUGH_GROUPS = 20  # documents with a positive row, for a label that nobody named
 # of `python-stdlib`: what a reader of code has in mind first
 FAMILIAR = ("in_string", "in_docstring", "in_comment", "in_call_arguments", "is_keyword", "is_definition")
@@ -30,6 +31,8 @@ class Task:
     ----------
     name : str
         The label, or LABEL=CATEGORY.
+    label : str
+        The label.
     description : str
         Of the label.
     rows : np.ndarray
@@ -49,6 +52,7 @@ class Task:
     """
 
     name: str
+    label: str
     description: str
     rows: np.ndarray
     y: np.ndarray
@@ -130,6 +134,7 @@ class Documents:
         part = group_split(self.names[members], self.seed, labels=share == 1).part if constant else self.part[members]
         return Task(
             name=name,
+            label=info.name,
             description=info.description,
             rows=self.order[at],
             y=y[kept],
@@ -215,7 +220,24 @@ def make_tasks(
             raise UserError(f"{store.folder} has no label {pattern!r}; nearest: {nearest(pattern, store.labels)}")
     if not tasks:
         raise UserError(f"{store.folder}: no label asked for has enough rows in train, select and test documents")
-    return list(tasks.values())
+    return _without_mirrors(list(tasks.values()), log)
+
+
+def _without_mirrors(tasks: Sequence[Task], log: logging.Logger) -> list[Task]:
+    """Leave out one of two categories that are each other's opposite: it would be the same finding, counted twice.
+
+    The rarer one stays, or the first by name.
+    """
+    kept: list[Task] = []
+    for task in sorted(tasks, key=lambda task: (task.prevalence, task.name)):
+        # every category is asked of the same rows, so that only two that leave nothing to a third make up the whole
+        mirrors = [other for other in kept if other.label == task.label and task.prevalence + other.prevalence > WHOLE]
+        if mirrors:
+            log.info("left out: %s, the opposite of %s", task.name, mirrors[0].name)
+        else:
+            kept.append(task)
+    names = {task.name for task in kept}
+    return [task for task in tasks if task.name in names]
 
 
 def _probed_labels(store: Store, pattern: str) -> list[LabelInfo]:

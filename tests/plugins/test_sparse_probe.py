@@ -74,6 +74,7 @@ def store(tmp_path_factory):
         "span": ("scopes", "row", "binary", (), of_row(span)),
         "noise": ("kinds", "row", "binary", (), of_row(noise)),
         "rare": ("kinds", "row", "binary", (), np.arange(examples.n_rows) == 7),
+        "mood": ("documents", "document", "categories", ("long", "never", "short"), 2.0 * (genre != 1)),
         "genre": ("documents", "document", "categories", ("a", "b", "c"), genre),
         "depth": ("scopes", "row", "number", (), np.arange(examples.n_rows)),
     }
@@ -215,6 +216,17 @@ def test_default_labels_are_yes_no_ones_with_enough_documents(store):
     tasks = make_tasks(store, None, max_rows=1000, max_labels=6, seed=0, log=logging.getLogger())
     assert {task.name for task in tasks} == {"span", "noise"}  # `rare` has one positive row
     assert all(len(task.rows) <= 1000 for task in tasks)
+
+
+@pytest.mark.parametrize("wanted", ["mood", "mood=*", ("mood=short", "mood=long")])
+def test_of_two_categories_the_rarer_alone_is_probed(store, wanted, caplog):
+    with caplog.at_level(logging.INFO):
+        tasks = make_tasks(store, wanted, max_rows=1000, max_labels=6, seed=0, log=logging.getLogger())
+    assert [task.name for task in tasks] == ["mood=long"]
+    assert "left out: mood=short, the opposite of mood=long" in caplog.text
+    options = {"max_rows": 1000, "max_labels": 6, "seed": 0, "log": logging.getLogger()}
+    assert [task.name for task in make_tasks(store, "mood=short", **options)] == ["mood=short"]
+    assert [task.name for task in make_tasks(store, "genre", **options)] == ["genre=a", "genre=b", "genre=c"]
 
 
 def test_documents_are_never_divided_and_identical_ones_are_one(store):
