@@ -292,7 +292,8 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         others = [path.name for path in folder.iterdir() if path.name.removesuffix(PART) not in ours]
     except (FileExistsError, NotADirectoryError):
-        raise StoreError(f"{folder} is a file; a store is a folder") from None
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), folder)
+        raise StoreError(f"{file} is a file; a store is a folder") from None
     except OSError as error:
         raise cannot_write(folder, error) from error
     if others and not (folder / manifest_file.FILE).exists():

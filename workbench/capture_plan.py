@@ -103,7 +103,12 @@ class Planner:
     context_length : int, optional
         Longest sequence, special tokens included; the subject's own if not given.
     seed : int
-        Of the sample and of positions that are a share.
+        Of the sample and of positions that are a share; 0 to 2**63 - 1.
+
+    Raises
+    ------
+    UserError
+        For a dataset of another modality than the subject's, or a value that is out of range or means nothing.
     """
 
     def __init__(
@@ -118,6 +123,8 @@ class Planner:
             words = {"text": "texts", "vision": "images"}
             takes, holds = words[subject.modality], words[dataset.modality]
             raise UserError(f"{subject.address} takes {takes}, and {dataset.address} holds {holds}")
+        if not 0 <= seed < 2**63:
+            raise UserError(f"seed {seed}: must be 0 to 2**63 - 1 ({2**63 - 1})")
         if context_length is not None and not 1 <= context_length <= subject.n_context:
             raise UserError(f"context length {context_length}: {subject.address} takes 1 to {subject.n_context} tokens")
         if context_length is not None and subject.modality == "vision":

@@ -48,7 +48,8 @@ def capture(
     """Run a subject model over a dataset and keep the activations of some hook points, with the dataset's labels.
 
     The same call goes on with a store that it left unfinished, and does nothing to a finished one. However often it was
-    stopped, the store ends with the same bytes, as long as `batch_size` is the same.
+    stopped, the store ends with the same bytes, as long as `batch_size` is the same; but for ``index.h5``, which is
+    derived from the rest: HDF5 puts times into it.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def capture(
     context_length : int, optional
         Longest sequence in tokens, special ones included; the subject's own if not given.
     seed : int
-        Of the sample, and of positions that are a share.
+        Of the sample, and of positions that are a share; 0 to 2**63 - 1.
     device, dtype, device_map : str, optional
         How a subject given by its address is loaded; see `load_subject`.
     labels : bool

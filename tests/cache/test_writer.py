@@ -182,6 +182,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path, specs, examples, manife
         StoreWriter(tmp_path, specs, examples, manifest)
     with pytest.raises(StoreError, match="is a file; a store is a folder"):
         StoreWriter(tmp_path / "thesis.txt", specs, examples, manifest)
+    with pytest.raises(StoreError, match=r"thesis\.txt is a file; a store is a folder"):
+        StoreWriter(tmp_path / "thesis.txt" / "inner" / "acts", specs, examples, manifest)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

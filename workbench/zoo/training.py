@@ -104,7 +104,7 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         held = sorted(path.name for path in out.iterdir())
     except (FileExistsError, NotADirectoryError):
-        file = next(path for path in (out, *out.parents) if path.is_file())
+        file = next((path for path in (out, *out.parents) if path.is_file()), out)
         raise UserError(f"{file} is a file: --out must be a folder, new, empty or of an unfinished training") from None
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); give another --out") from error
