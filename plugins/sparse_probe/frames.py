@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from workbench.plugins.sparse_probe.tasks import Task
 from workbench.probes import METRICS, benjamini_hochberg, max_statistic_p_values, permutation_p_value
 from workbench.probes.metrics import Metric, lower_is_better
 
+LEVEL = 0.05  # false discovery rate at which a label counts as found
 COLUMNS = [
     *("hook_point", "label", "probe", "k", "seed", "split"),
     *("n_rows", "n_groups", "n_positive_groups", "prevalence"),
@@ -125,6 +127,35 @@ def _value(scores: pd.DataFrame, probe: str, hook_point: str, k: int | None = No
     at = (scores["probe"] == probe) & (scores["hook_point"] == hook_point) & (scores["split"] == "test")
     found = scores[at if k is None else at & (scores["k"] == k)]["value"]
     return float(found.iloc[0]) if len(found) else float("nan")
+
+
+def labels_found(best: pd.DataFrame) -> int:
+    """Count the labels that the largest k reads better than shuffled labels, at a false discovery rate of 5 %."""
+    q = best[best["k"] == best["k"].max()]["q"]
+    return int((q <= LEVEL * (1 + 1e-9)).sum())  # the smallest q may miss the level by rounding alone
+
+
+def too_few_shuffles(n_shuffles: int, n_labels: int) -> str:
+    """Say what cannot be found with so few shuffles, as p is never below 1 / (shuffles + 1); "" if they are enough.
+
+    Parameters
+    ----------
+    n_shuffles : int
+        Permutations of each label; 0 for none.
+    n_labels : int
+        Labels probed, for which p-values are corrected.
+    """
+    if not n_shuffles:
+        return "without shuffles there are no p-values, and no label can be found"
+    needed = round(n_labels / LEVEL) - 1
+    if n_shuffles >= needed:
+        return ""
+    together = math.ceil(round(n_labels / LEVEL) / (n_shuffles + 1))  # so many smallest p-values have no larger q
+    tested = f"with {n_shuffles} shuffles and {n_labels} label{'s' * (n_labels > 1)}"
+    advice = f"at least {needed} are needed (baselines.shuffles)"
+    if together > n_labels:
+        return f"{tested}, nothing can be found at 5 %, however good the scores are: {advice}"
+    return f"{tested}, fewer than {together} labels can not be found at 5 %, however good their scores are: {advice}"
 
 
 def stays_at_floor(scores: pd.DataFrame, metric: Metric) -> pd.Series[bool]:

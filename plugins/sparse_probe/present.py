@@ -11,7 +11,14 @@ import pandas as pd
 from workbench.plugins.sparse_probe import SparseProbeConfig
 from workbench.plugins.sparse_probe.contexts import best_units, examples_frame, pages
 from workbench.plugins.sparse_probe.figures import METRIC_NAMES, curves, heat_map, histograms
-from workbench.plugins.sparse_probe.frames import above_floor, best_frame, scores_frame, stays_at_floor
+from workbench.plugins.sparse_probe.frames import (
+    above_floor,
+    best_frame,
+    labels_found,
+    scores_frame,
+    stays_at_floor,
+    too_few_shuffles,
+)
 from workbench.plugins.sparse_probe.records import HookRecords
 from workbench.plugins.sparse_probe.tasks import Task
 from workbench.probes.metrics import METRIC_HELP
@@ -126,11 +133,13 @@ def _add_metrics(
         description="share of hook points, labels and k at which, after the labels were permuted over rows, the 95 % "
         "interval over documents reaches down to the floor; should be 0.95 or more",
     )
+    few = too_few_shuffles(config.baselines.shuffles, len(tasks))
     result.add_metric("labels", len(tasks), description="labels probed")
     result.add_metric(
         "labels_found",
-        int((best[best["k"] == best["k"].max()]["q"] <= 0.05).sum()),
-        description="labels that the largest k reads better than shuffled labels, at a false discovery rate of 5 %",
+        labels_found(best),
+        description="labels that the largest k reads better than shuffled labels, at a false discovery rate of 5 %"
+        + (f"; {few}" if few else ""),
     )
 
 
@@ -166,6 +175,8 @@ def _reading(
                 "often the label holds, and units tell documents apart. Hold those scores against the shuffled ones."
             )
         paragraphs.append(text)
+    if beyond_reach := too_few_shuffles(config.baselines.shuffles, len(tasks)):
+        paragraphs.append(f"Labels found: {beyond_reach}.")
     few = [task.name for task in tasks if task.n_positive_groups(2) < FEW_GROUPS]
     if few:
         paragraphs.append(

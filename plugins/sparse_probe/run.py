@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from workbench.errors import UserError
 from workbench.plugins.sparse_probe import SparseProbeConfig
 from workbench.plugins.sparse_probe.ceiling import dense_probes
+from workbench.plugins.sparse_probe.frames import too_few_shuffles
 from workbench.plugins.sparse_probe.measure import Measurement, resamples_of_test
 from workbench.plugins.sparse_probe.present import present
 from workbench.plugins.sparse_probe.records import (
@@ -59,6 +60,10 @@ def run(context: Context) -> Result:
         seed=context.seed,
         log=context.log,
     )
+    if config.baselines.shuffles and (few := too_few_shuffles(config.baselines.shuffles, len(tasks))):
+        context.log.warning("%s", few)
+    if store.origins["special"].all():
+        context.log.info("every row of the store is one of a special token: they are what is probed")
     records = {}
     with context.progress(len(hook_points) * len(tasks), "probings", "sparse-probe") as ticker:
         for number, hook_point in enumerate(hook_points):

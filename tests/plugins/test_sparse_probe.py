@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models
@@ -15,9 +16,9 @@ from workbench.context import Context, Inputs
 from workbench.dictionary import Dictionary
 from workbench.errors import UserError
 from workbench.plugins.sparse_probe import BaselineConfig, Metric, Selector, SparseProbe, SparseProbeConfig
-from workbench.plugins.sparse_probe.frames import stays_at_floor
+from workbench.plugins.sparse_probe.frames import labels_found, stays_at_floor, too_few_shuffles
 from workbench.plugins.sparse_probe.tasks import Documents, make_tasks
-from workbench.probes import METRICS, SELECTORS
+from workbench.probes import METRICS, SELECTORS, benjamini_hochberg
 from workbench.results import Result
 
 NOISE, PLANTED = "blocks.0.mlp.hook_post", "blocks.1.mlp.hook_post"
@@ -216,6 +217,75 @@ def test_default_labels_are_yes_no_ones_with_enough_documents(store):
     tasks = make_tasks(store, None, max_rows=1000, max_labels=6, seed=0, log=logging.getLogger())
     assert {task.name for task in tasks} == {"span", "noise"}  # `rare` has one positive row
     assert all(len(task.rows) <= 1000 for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("n_shuffles", "n_labels", "says"),
+    [
+        (0, 1, "no p-values"),
+        (18, 1, "nothing can be found at 5 %, however good the scores are: at least 19 are needed"),
+        (18, 3, "with 18 shuffles and 3 labels, nothing can be found"),
+        (19, 3, "fewer than 3 labels can not be found at 5 %, however good their scores are: at least 59"),
+        (29, 3, "fewer than 2 labels"),
+    ],
+)
+def test_too_few_shuffles_are_said_to_be_too_few(n_shuffles, n_labels, says):
+    assert says in too_few_shuffles(n_shuffles, n_labels)
+
+
+def test_what_is_said_of_shuffles_is_what_the_correction_does():
+    """So many labels with the smallest p-value are found as is said, and no fewer."""
+    for n_labels in range(1, 30):
+        assert not too_few_shuffles(20 * n_labels - 1, n_labels)
+        for n_shuffles in (5, 19, 59, 100, 200):
+            smallest = 1 / (n_shuffles + 1)
+            counts = []
+            for n_good in range(1, n_labels + 1):
+                q = benjamini_hochberg([smallest] * n_good + [1.0] * (n_labels - n_good))
+                if labels_found(pd.DataFrame({"k": 1, "q": q})):
+                    counts.append(n_good)
+            said = too_few_shuffles(n_shuffles, n_labels)
+            if not counts:
+                assert "nothing can be found" in said
+            elif counts[0] > 1:
+                assert f"fewer than {counts[0]} labels" in said
+            else:
+                assert not said
+
+
+def test_the_default_shuffles_are_enough_for_the_default_labels():
+    config = SparseProbeConfig()
+    assert not too_few_shuffles(config.baselines.shuffles, config.max_labels)
+
+
+def test_too_few_shuffles_are_in_the_log_the_report_and_the_metric(store, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        result = probe(store, tmp_path, replace(QUICK, label="span", k=1, baselines=BaselineConfig(5, 0, False)))
+    assert result.metrics["labels_found"].value == 0
+    for text in (caplog.text, result.metrics["labels_found"].description, str(result.sections["how-to-read"].data)):
+        assert "with 5 shuffles and 1 label, nothing can be found at 5 %" in text
+
+
+def test_a_store_of_class_tokens_alone_is_probed(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    builder = ExamplesBuilder("vision")
+    for number in range(120):
+        builder.image(builder.document(f"{number}.png"), f"{number}.png", (8, 8), [-1], special=[True])
+    blue = np.arange(120) % 2
+    x = rng.normal(size=(120, 6)).astype(np.float32)
+    x[:, 2] += 4 * blue
+    spec = {PLANTED: ActivationSpec(("d_mlp",), (6,), "float32")}
+    with StoreWriter(tmp_path / "acts", spec, builder.build(), {}) as writer:
+        writer.append({PLANTED: x})
+    store = open_store(tmp_path / "acts")
+    store.add_labels(
+        "colours", {"blue": (LabelInfo("blue", "colours", "document", "binary"), blue.astype(float), None)}
+    )
+    with caplog.at_level(logging.INFO):
+        best = row(probe(store, tmp_path / "work", replace(QUICK, label="blue", k=1)), "blue", 1)
+    assert (best["units"], best["p"]) == ("2", pytest.approx(1 / 20))
+    assert best["lo"] > 0.9
+    assert "every row of the store is one of a special token" in caplog.text
 
 
 @pytest.mark.parametrize("wanted", ["mood", "mood=*", ("mood=short", "mood=long")])
