@@ -51,7 +51,8 @@ class EvaluateConfig:
     """What is measured on held-out documents."""
 
     held_out: Annotated[
-        float, Option("share of documents held out where the dataset has no flag of its own", gt=0, lt=1)
+        float,
+        Option("share of documents held out where the dataset's own flags do not part those captured", gt=0, lt=1),
     ] = 0.1
     rows: Annotated[int, Option("held-out rows that are encoded, at most", unit="rows", ge=1)] = 50_000
     splice_tokens: Annotated[

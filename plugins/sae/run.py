@@ -39,6 +39,8 @@ def run(context: Context) -> Result:
     split = split_rows(store, config.evaluate, context.seed)
     settings = choose_settings(config, prod(store.hook_points[hook_point].shape), int(split.train.sum()))
     log.info("%s: %d training rows, %d held out: %s", hook_point, split.train.sum(), split.held_out.sum(), split.how)
+    if store.origins["special"].all():
+        log.info("every row of the store is one of a special token: they are trained on and measured")
     log.info("settings: %s", settings.to_json())
     context.kernels |= dict.fromkeys(OPERATORS, "reference")
 

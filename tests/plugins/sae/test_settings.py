@@ -69,8 +69,11 @@ def test_flags_that_part_nothing_give_way_to_a_seeded_share(capture, subject, tm
     alike = capture(subject, tmp_path / "acts", n_documents=4, fields=lambda index: {"held_out": flag})
     split = split_rows(alike, EvaluateConfig(held_out=0.25), seed=0)
     assert (split.n_train_documents, split.n_held_out_documents) == (3, 1)
+    assert f"the dataset flags {'all' if flag else 'none'} of those captured" in split.how
+    most = split_rows(alike, EvaluateConfig(held_out=0.99), seed=0)
+    assert (most.n_train_documents, most.n_held_out_documents) == (1, 3)
     alone = capture(subject, tmp_path / "one", n_documents=1, fields=lambda index: {"held_out": flag})
-    with pytest.raises(UserError, match="no row belongs to a training document"):
+    with pytest.raises(UserError, match="has rows of 1 document: at least 2 are needed"):
         split_rows(alone, EvaluateConfig(), seed=0)
 
 
