@@ -32,7 +32,7 @@ class StoreWriter:
 
     A shard is committed as soon as it is full, on a thread of its own while the next one fills: synced, renamed, listed
     in the manifest. What is not committed when the writer ends, by whatever end, is written again next time, so that a
-    store has the same bytes however often its writer was stopped. Needs no torch.
+    store has the same bytes however often its writer was stopped, but for the derived ``index.h5``. Needs no torch.
 
     Parameters
     ----------
