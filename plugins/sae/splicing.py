@@ -15,7 +15,7 @@ from workbench.dictionary import Dictionary
 from workbench.plugins.sae.metrics import Resamples, choose_sequences
 from workbench.probes.statistics import Interval
 from workbench.splice import CLEAN, constant, image_path, splice_losses, stored_examples
-from workbench.subjects.protocol import Edit, Subject
+from workbench.subjects.protocol import At, Edit, Subject
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def splice(
         name: dictionary.to(subject.device).edit(special=special) for name, dictionary in dictionaries.items()
     }
     edits |= {"mean": constant(mean, special=special), "zero": constant(torch.zeros_like(mean), special=special)}
+    if special:
+        edits = {name: at_special(edit) for name, edit in edits.items()}
     with context.progress(len(sequences), "sequences", "splicing") as ticker:
         found = splice_losses(
             subject,
@@ -97,6 +99,16 @@ def splice(
         n_predictions=int(count.sum()),
         n_documents=n_documents,
     )
+
+
+def at_special(edit: Edit) -> Edit:
+    """Return an edit that does what another does at special positions, and nothing at the others."""
+
+    def only(activation: Tensor, at: At) -> Tensor:
+        chosen = at.batch.special.view(*at.batch.special.shape, *[1] * (activation.ndim - 2))
+        return torch.where(chosen, edit(activation, at), activation)
+
+    return only
 
 
 def why_not(store: Store, subject: Subject, dictionary: Dictionary) -> str | None:

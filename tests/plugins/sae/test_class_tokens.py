@@ -3,9 +3,12 @@
 import logging
 
 import numpy as np
+import pytest
+import torch
 
 from workbench.cache import ActivationSpec, ExamplesBuilder, StoreWriter, open_store
 from workbench.plugins.sae import EvaluateConfig, PagesConfig, Sae, SaeConfig, TrainConfig
+from workbench.plugins.sae.settings import split_rows
 from workbench.subjects.protocol import Batch
 
 HOOK = "blocks.0.hook_resid_post"
@@ -48,10 +51,16 @@ def test_a_store_of_class_tokens_alone_goes_all_the_way(subject, context, tmp_pa
         result = Sae().run(context(config, store=store, subject=classed))
     assert "every row of the store is one of a special token" in caplog.text
     assert "the dataset flags none of those captured as held out" in caplog.text
+    split = split_rows(store, config.evaluate, 0)
+    held_out = store.origins["document"][split.held_out]
     metrics = {name: metric.value for name, metric in result.metrics.items()}
     assert metrics["held_out_documents"] == 12
     assert metrics["explained_variance"] > 0.5
-    assert metrics["divergence"] > 0  # what was spliced in is there: zero if special positions were left alone
+    # the class token alone was edited: as if by hand, with zeros in its place
+    batch = classed.batch([texts[number] for number in held_out])
+    zeros = classed.intervene(batch, {HOOK: lambda x, at: x * ~at.batch.special[:, :, None]})
+    loss = torch.nn.functional.cross_entropy(zeros[:, 1:-1].flatten(0, 1), batch.inputs[:, 2:].flatten())
+    assert metrics["loss_zero"] == pytest.approx(float(loss), rel=1e-4)
     pages = result.sections["latents"].data["latents"]
     assert pages
     assert all(shown["activations"][0] > 0 for page in pages for shown in page["contexts"])
