@@ -7,6 +7,7 @@ Importing this does not import torch; the readers that give tensors do, when the
 from workbench.cache.builder import ExamplesBuilder
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.examples import Examples, RowContext
+from workbench.cache.int8 import dequantize, quantize
 from workbench.cache.labels import LabelInfo
 from workbench.cache.loader import Sequential, Shuffled
 from workbench.cache.narrow import narrow, widen
@@ -29,8 +30,10 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreWriter",
+    "dequantize",
     "narrow",
     "open_store",
+    "quantize",
     "to_array",
     "to_tensor",
     "widen",

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from workbench.cache.errors import Damage, DamageError
 from workbench.cache.files import raw, replace_hdf5
-from workbench.cache.schema import FORMAT, SCHEMA, Modality, origin_dtype
+from workbench.cache.schema import FORMAT, Modality, origin_dtype
 
 FILE = "examples.h5"
+FILE_SCHEMA = 1
+"""In which the file is written; its form has not changed since."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class Examples:
         """Write ``examples.h5`` into a store, atomically."""
 
         def fill(file: Any) -> None:
-            file.attrs.update(format=f"{FORMAT}: examples", schema=SCHEMA, modality=self.modality)
+            file.attrs.update(format=f"{FORMAT}: examples", schema=FILE_SCHEMA, modality=self.modality)
             fields = [json.dumps(entry, sort_keys=True) for entry in self.document_fields]
             texts = {"documents/name": self.documents, "documents/fields": fields, "sequences/path": self.paths}
             for name, values in texts.items():

@@ -11,7 +11,7 @@ import numpy as np
 from workbench.cache.files import replace_hdf5
 from workbench.cache.layout import FOLDER, Column, columns
 from workbench.cache.manifest import Manifest
-from workbench.cache.schema import FORMAT, ROWS, SCHEMA
+from workbench.cache.schema import FORMAT, ROWS
 
 FILE = "index.h5"
 BFLOAT16_NAN = 0x7FC0
@@ -25,7 +25,7 @@ def write_index(folder: Path, manifest: Manifest) -> None:
     """
 
     def fill(file: Any) -> None:
-        file.attrs.update(format=f"{FORMAT}: index", schema=SCHEMA, finished=manifest.finished)
+        file.attrs.update(format=f"{FORMAT}: index", schema=manifest.schema, finished=manifest.finished)
         for column in columns(manifest).values():
             virtual = h5py.VirtualLayout((manifest.committed_rows, *column.shape), column.dtype)
             for shard in manifest.shards:
@@ -35,6 +35,8 @@ def write_index(folder: Path, manifest: Manifest) -> None:
                 )
             made = file.create_virtual_dataset(column.path, virtual, fillvalue=_missing(column))
             made.attrs.update(column.attributes)
+            if column.factors is not None:
+                file.create_dataset(column.attributes["factors"], data=column.factors)
 
     replace_hdf5(folder / FILE, fill)
 
@@ -42,4 +44,4 @@ def write_index(folder: Path, manifest: Manifest) -> None:
 def _missing(column: Column) -> Any:
     if column.name == ROWS:
         return np.array((-1, -1, -1, -1, False), column.dtype)
-    return BFLOAT16_NAN if column.dtype.kind == "u" else np.nan
+    return {"u": BFLOAT16_NAN, "i": 0}.get(column.dtype.kind, np.nan)  # int8: its scale is NaN

@@ -16,9 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.files import WriterLock, cannot_write, raw, replace_hdf5
-from workbench.cache.schema import FORMAT, SCHEMA
+from workbench.cache.schema import FORMAT
 
 FOLDER = "labels"
+FILE_SCHEMA = 1
+"""In which the file is written; its form has not changed since."""
 LOCK_TIMEOUT_S = 30.0
 Level = Literal["row", "sequence", "document"]
 Kind = Literal["binary", "categories", "ordered", "number", "cyclic"]
@@ -134,8 +136,8 @@ def read_group(folder: Path, path: Path) -> dict[str, StoredLabel]:
     try:
         with h5py.File(path, "r") as file:
             schema = int(file.attrs["schema"])
-            if schema > SCHEMA:
-                raise StoreError(f"{path} was written in schema {schema}; this version reads up to {SCHEMA}")
+            if schema > FILE_SCHEMA:
+                raise StoreError(f"{path} was written in schema {schema}; this version reads up to {FILE_SCHEMA}")
             for name in json.loads(file.attrs["order"]):
                 fields = json.loads(file[name].attrs["info"])
                 info = LabelInfo(**{**fields, "categories": tuple(fields["categories"])})
@@ -173,7 +175,7 @@ def _path(folder: Path, group: str) -> Path:
 
 
 def _fill(file: Any, group: str, labels: dict[str, tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]]) -> None:
-    file.attrs.update(format=f"{FORMAT}: labels", schema=SCHEMA, group=group, order=json.dumps(list(labels)))
+    file.attrs.update(format=f"{FORMAT}: labels", schema=FILE_SCHEMA, group=group, order=json.dumps(list(labels)))
     for name, (info, values, defined) in labels.items():
         made = file.create_group(name)
         made.attrs.update(info=json.dumps(asdict(info)), xxh3_128=_digest(info, values, defined))

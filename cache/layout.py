@@ -11,25 +11,30 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.cache.files import LIBRARY_VERSIONS
 from workbench.cache.manifest import Manifest
-from workbench.cache.schema import FORMAT, ROWS, SCHEMA, origin_dtype
+from workbench.cache.schema import FORMAT, ROWS, origin_dtype, scale_column
 
 FOLDER = "shards"
 CHECKSUM = np.dtype("<u8")
+SCALE = np.dtype("<f4")
+RESCALE = "float32: this * scales[row] * factors; those two name datasets"
+"""For whoever reads an int8 dataset without us."""
+
 PAGE_BYTES = 4096
 ALIGNED_FROM_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
 class Column:
-    """A dataset with one entry per row: a hook point's activations, or the origins.
+    """A dataset with one entry per row: a hook point's activations, the scales of one that is int8, or the origins.
 
     Attributes
     ----------
     name : str
-        Hook point, or "rows".
+        Hook point, ``scales/`` and a hook point, or "rows".
     path, checksums : str
         Datasets in a shard that hold the values and the checksum of each chunk.
     dtype : numpy dtype
@@ -38,6 +43,10 @@ class Column:
         Of one row.
     attributes : dict of str to str
         Written to the dataset for whoever reads it without us.
+    schema : int
+        The oldest that has such a column.
+    factors : float32 array, optional
+        Of an int8 hook point; kept beside, for whoever reads it without us.
     """
 
     name: str
@@ -46,6 +55,8 @@ class Column:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     attributes: dict[str, str]
+    schema: int = 1
+    factors: NDArray[np.float32] | None = None
 
     @cached_property
     def row_bytes(self) -> int:
@@ -54,18 +65,18 @@ class Column:
 
 
 def columns(manifest: Manifest) -> dict[str, Column]:
-    """Return the columns of a store: hook points in their order, then the origins."""
-    made = {
-        name: Column(
-            name,
-            f"/activations/{name}",
-            f"/checksums/{name}",
-            spec.stored,
-            spec.shape,
-            {"dtype": spec.dtype, "axes": " ".join(("row", *spec.axes)), "unit": spec.unit},
-        )
-        for name, spec in manifest.activations.items()
-    }
+    """Return the columns of a store: hook points in their order, each int8 one's scales after it, then the origins."""
+    made: dict[str, Column] = {}
+    factors = manifest.factors()
+    for name, spec in manifest.activations.items():
+        attributes = {"dtype": spec.dtype, "axes": " ".join(("row", *spec.axes)), "unit": spec.unit}
+        path = f"/activations/{name}"
+        per_channel = factors.get(name)
+        made[name] = Column(name, path, f"/checksums/{name}", spec.stored, spec.shape, attributes, factors=per_channel)
+        if spec.dtype == "int8":
+            scales = scale_column(name)
+            attributes |= {"rescale": RESCALE, "scales": f"/{scales}", "factors": f"/factors/{name}"}
+            made[scales] = Column(scales, f"/{scales}", f"/scale_checksums/{name}", SCALE, (), {"of": path}, schema=2)
     made[ROWS] = Column(ROWS, f"/{ROWS}", f"/checksums/{ROWS}", origin_dtype(manifest.modality), (), {})
     return made
 
@@ -154,9 +165,12 @@ def create(wanted: dict[str, Column], cut: Cut, first_row: int) -> tuple[Sketch,
     places: dict[str, int] = {}
     alignment = {"alignment_threshold": ALIGNED_FROM_BYTES, "alignment_interval": PAGE_BYTES}
     with h5py.File(sketch, "w", libver=LIBRARY_VERSIONS, **alignment) as file:
-        file.attrs.update(format=f"{FORMAT}: shard", schema=SCHEMA, first_row=first_row, chunk_rows=cut.chunk_rows)
-        file.create_group("activations")
-        file.create_group("checksums")
+        schema = max(column.schema for column in wanted.values())
+        file.attrs.update(format=f"{FORMAT}: shard", schema=schema, first_row=first_row, chunk_rows=cut.chunk_rows)
+        paths = [path for column in wanted.values() for path in (column.path, column.checksums)]
+        for group in dict.fromkeys(["activations", "checksums", *(path.split("/")[1] for path in paths)]):
+            if group != ROWS:
+                file.create_group(group)
 
         def add(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
             kind = h5py.h5t.py_create(dtype, logical=True)
@@ -167,6 +181,8 @@ def create(wanted: dict[str, Column], cut: Cut, first_row: int) -> tuple[Sketch,
 
         for column in wanted.values():
             add(column.path, column.dtype, (cut.n_rows, *column.shape)).attrs.update(column.attributes)
+            if column.factors is not None:
+                file.create_dataset(column.attributes["factors"], data=column.factors, track_times=False)
         for column in wanted.values():
             add(column.checksums, CHECKSUM, (cut.n_chunks,))
     return sketch, places
@@ -178,7 +194,7 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
     Raises
     ------
     ValueError, OSError, KeyError, RuntimeError
-        If it is no HDF5 file, or has other datasets, types or sizes than it should.
+        If it is no HDF5 file, or has other datasets, types, sizes or factors than it should.
     """
     places: dict[str, int] = {}
     size = path.stat().st_size
@@ -193,4 +209,6 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
                 if place is None or place + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) > size:
                     raise ValueError(f"dataset {name} is not stored in one piece inside the file")
                 places[name] = place
+            if column.factors is not None and not np.array_equal(file[column.attributes["factors"]], column.factors):
+                raise ValueError(f"dataset {column.path} has other factors than the manifest")
     return places

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from workbench.cache.epoch import Batch, Epoch
 from workbench.cache.errors import StoreError
 from workbench.cache.files import raw
+from workbench.cache.int8 import restore, stored_columns
 from workbench.cache.prefetch import Prefetcher
 from workbench.cache.rows import RowReader
 from workbench.cache.schema import ActivationSpec
@@ -40,7 +42,13 @@ class Loader:
     """
 
     def __init__(
-        self, activations: Mapping[str, ActivationSpec], batch_rows: int, epoch: Epoch, rows_done: int, verify: bool
+        self,
+        activations: Mapping[str, ActivationSpec],
+        batch_rows: int,
+        epoch: Epoch,
+        rows_done: int,
+        verify: bool,
+        factors: Mapping[str, NDArray[np.float32]],
     ) -> None:
         if batch_rows < 1:
             raise StoreError(f"batch_rows={batch_rows}: must be at least 1")
@@ -49,7 +57,9 @@ class Loader:
         self.rows: NDArray[np.int64] = np.empty(0, np.int64)
         self.rows_done = rows_done
         self._activations = activations
-        self._batches = epoch.batches(list(activations), batch_rows, skip=rows_done, verify=verify)
+        columns = stored_columns(activations, factors)
+        batches = epoch.batches(columns, batch_rows, skip=rows_done, verify=verify)
+        self._batches = batches if len(columns) == len(activations) else _restored(batches, list(activations), factors)
         self._ahead: Prefetcher[Batch] | None = None
 
     def _next(self) -> dict[str, Tensor]:
@@ -87,7 +97,7 @@ class Shuffled(Loader, Iterator["dict[str, Tensor] | Tensor"]):
         self._state: dict[str, Any] = {
             "seed": seed,
             "epoch": epoch,
-            "chunks_per_window": chunks_per_window(reader, activations, buffer_bytes),
+            "chunks_per_window": chunks_per_window(reader, stored_columns(activations, reader.factors), buffer_bytes),
             "selection": xxhash.xxh3_64_hexdigest(raw(np.packbits(mask))) + f":{len(mask)}",
         }
         rows_done = 0
@@ -100,7 +110,7 @@ class Shuffled(Loader, Iterator["dict[str, Tensor] | Tensor"]):
             self._state = {name: state[name] for name in self._state}
             rows_done = int(state["rows_done"])
         order = Epoch(reader, mask, self._state["chunks_per_window"], (self._state["seed"], self._state["epoch"]))
-        super().__init__(activations, batch_rows, order, rows_done, verify)
+        super().__init__(activations, batch_rows, order, rows_done, verify, reader.factors)
 
     def __next__(self) -> dict[str, Tensor] | Tensor:
         batch = self._next()
@@ -126,8 +136,9 @@ class Sequential(Loader, Iterator["tuple[slice | NDArray[np.int64], dict[str, Te
     ) -> None:
         self._alone = alone
         self._every = bool(mask.all())
-        order = Epoch(reader, mask, chunks_per_window(reader, activations, SEQUENTIAL_BUFFER_BYTES), None)
-        super().__init__(activations, batch_rows, order, 0, verify)
+        columns = stored_columns(activations, reader.factors)
+        order = Epoch(reader, mask, chunks_per_window(reader, columns, SEQUENTIAL_BUFFER_BYTES), None)
+        super().__init__(activations, batch_rows, order, 0, verify, reader.factors)
 
     def __next__(self) -> tuple[slice | NDArray[np.int64], dict[str, Tensor] | Tensor]:
         batch = self._next()
@@ -135,8 +146,17 @@ class Sequential(Loader, Iterator["tuple[slice | NDArray[np.int64], dict[str, Te
         return rows, next(iter(batch.values())) if self._alone else batch
 
 
-def chunks_per_window(reader: RowReader, activations: Sequence[str] | Mapping[str, Any], buffer_bytes: int) -> int:
+def _restored(
+    batches: Generator[Batch, None, None], names: list[str], factors: Mapping[str, NDArray[np.float32]]
+) -> Generator[Batch, None, None]:
+    """Bring int8 back to float32, on the thread that reads ahead."""
+    with closing(batches):
+        for rows, stored in batches:
+            yield rows, restore(stored, names, factors)
+
+
+def chunks_per_window(reader: RowReader, columns: Sequence[str], buffer_bytes: int) -> int:
     """Return how many chunks fit into half a buffer: one half is given out while the other is filled."""
-    row_bytes = sum(reader.columns[name].row_bytes for name in activations)
+    row_bytes = sum(reader.columns[name].row_bytes for name in columns)
     chunk_rows = int(reader.chunk_rows.max(initial=1))
     return max(1, buffer_bytes // 2 // (row_bytes * chunk_rows))

@@ -6,17 +6,19 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.files import replace_file
-from workbench.cache.schema import FORMAT, SCHEMA, ActivationSpec, Modality
+from workbench.cache.int8 import from_text
+from workbench.cache.schema import FORMAT, SCHEMA, ActivationSpec, Modality, schema_of
 
 FILE = "manifest.json"
 
@@ -76,6 +78,9 @@ class Manifest:
         Committed, in row order, without gaps.
     finished : bool
         Whether all rows are there and the writer was closed.
+    int8_factors : dict of str to str
+        Factors of the hook points that are int8, as `workbench.cache.int8.to_text` writes them; empty until the first
+        rows have decided them.
     """
 
     modality: Modality
@@ -88,11 +93,33 @@ class Manifest:
     provenance: dict[str, Any]
     shards: tuple[ShardEntry, ...] = ()
     finished: bool = False
+    int8_factors: dict[str, str] = field(default_factory=dict)
 
     @property
     def committed_rows(self) -> int:
         """Rows in committed shards."""
         return self.shards[-1].end_row if self.shards else 0
+
+    @property
+    def schema(self) -> int:
+        """The oldest schema that can hold this store."""
+        return schema_of(self.activations)
+
+    @property
+    def int8_hook_points(self) -> list[str]:
+        """Hook points that are stored as int8."""
+        return [name for name, spec in self.activations.items() if spec.dtype == "int8"]
+
+    @property
+    def undecided(self) -> bool:
+        """Whether there are int8 hook points whose factors are not chosen yet."""
+        return len(self.int8_factors) < len(self.int8_hook_points)
+
+    def factors(self) -> dict[str, NDArray[np.float32]]:
+        """Return the factors of each int8 hook point, float32 [...]; ones before the first rows have decided them."""
+        shapes = {name: self.activations[name].shape for name in self.int8_hook_points}
+        texts = self.int8_factors
+        return {n: from_text(texts[n], s) if n in texts else np.ones(s, np.float32) for n, s in shapes.items()}
 
     def identity(self) -> dict[str, str]:
         """Return, by name, the hashes that must agree for two captures to be parts of one store."""
@@ -101,13 +128,14 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Return a hash of the identity and of every committed value."""
-        return _sha256([self.identity(), self.n_rows, [[s.n_rows, s.content] for s in self.shards]])
+        factors = [self.int8_factors] if self.int8_hook_points else []
+        return _sha256([self.identity(), self.n_rows, [[s.n_rows, s.content] for s in self.shards], *factors])
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as it is written, provenance at the top level, without its checksum."""
         return {
             "format": FORMAT,
-            "schema": SCHEMA,
+            "schema": self.schema,
             "modality": self.modality,
             "n_rows": self.n_rows,
             "rows_per_shard": self.rows_per_shard,
@@ -116,6 +144,7 @@ class Manifest:
             "fingerprints": self.fingerprints,
             "examples": self.examples,
             "finished": self.finished,
+            **({"int8_factors": self.int8_factors} if self.int8_hook_points else {}),
             **self.provenance,
             "shards": [asdict(shard) for shard in self.shards],
         }
@@ -171,6 +200,7 @@ class Manifest:
             provenance={name: value for name, value in content.items() if name not in RESERVED},
             shards=tuple(ShardEntry(**entry) for entry in content["shards"]),
             finished=content["finished"],
+            int8_factors=dict(content.get("int8_factors", {})),
         )
 
 

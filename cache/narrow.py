@@ -21,7 +21,7 @@ def narrow(values: NDArray[np.float32], dtype: Dtype, *, hook_point: str = "", f
     values : float32 array [rows, ...]
         NaN stays NaN and infinity stays infinity.
     dtype : "float32", "float16" or "bfloat16"
-        The type wanted; bfloat16 comes back as uint16 bit patterns.
+        The type wanted; bfloat16 comes back as uint16 bit patterns. For int8 see `workbench.cache.int8.quantize`.
     hook_point : str
         For the error message.
     first_row : int
@@ -39,6 +39,8 @@ def narrow(values: NDArray[np.float32], dtype: Dtype, *, hook_point: str = "", f
     """
     if values.dtype != np.float32:
         raise StoreError(f"{hook_point or 'values'}: narrow takes float32, not {values.dtype}")
+    if dtype == "int8":
+        raise StoreError(f"{hook_point or 'values'}: int8 has a scale per row; use quantize")
     if dtype == "float32":
         return values
     with np.errstate(over="ignore"):

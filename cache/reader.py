@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from workbench.cache import labels as label_files
 from workbench.cache.errors import Damage, StoreError, nearest
 from workbench.cache.examples import Examples, RowContext
+from workbench.cache.int8 import restore, stored_columns
 from workbench.cache.labels import LabelInfo, StoredLabel
 from workbench.cache.loader import BUFFER_BYTES, Sequential, Shuffled
 from workbench.cache.manifest import Manifest
@@ -153,7 +154,7 @@ class Store:
         Returns
         -------
         array [rows, ...]
-            float32 or float16 as stored; bfloat16 as float32.
+            float32 or float16 as stored; bfloat16 and int8 as float32.
 
         Raises
         ------
@@ -166,19 +167,41 @@ class Store:
         return widen(values) if self.hook_points[hook_point].dtype == "bfloat16" else values
 
     def read_tensor(self, hook_point: str, rows: slice | ArrayLike | None = None, *, verify: bool = True) -> Tensor:
-        """Read rows of a hook point as a tensor of the stored dtype; otherwise as `read`."""
+        """Read rows of a hook point as a tensor of the stored dtype, of int8 as float32; otherwise as `read`."""
         return to_tensor(self._read(hook_point, rows, verify), self.hook_points[hook_point].dtype)
 
+    def read_stored(
+        self, hook_points: HookPoints, rows: slice | ArrayLike | None = None, *, verify: bool = True
+    ) -> dict[str, NDArray[Any]]:
+        """Read rows as they are stored, for `StoreWriter.append` to take bit for bit; otherwise as `read`.
+
+        Returns
+        -------
+        dict of str to array [rows, ...]
+            By hook point: bfloat16 as uint16 bit patterns, int8 as whole numbers with their scales [rows] under
+            ``scales/HOOK_POINT``; their factors are `int8_factors`.
+        """
+        names = self._known([hook_points] if isinstance(hook_points, str) else hook_points)
+        return {name: self._read_column(name, rows, verify) for name in stored_columns(names, self._reader.factors)}
+
+    @property
+    def int8_factors(self) -> dict[str, NDArray[np.float32]]:
+        """Factor of each entry of a row, of the hook points that are stored as int8."""
+        return dict(self._reader.factors)
+
     def _read(self, hook_point: str, rows: slice | ArrayLike | None, verify: bool) -> NDArray[Any]:
-        self._known([hook_point])
+        stored = self.read_stored(hook_point, rows, verify=verify)
+        return restore(stored, [hook_point], self._reader.factors)[hook_point]
+
+    def _read_column(self, name: str, rows: slice | ArrayLike | None, verify: bool) -> NDArray[Any]:
         wanted = slice(None) if rows is None else rows
         if isinstance(wanted, slice) and wanted.step in (None, 1):
             first, end, _ = wanted.indices(self.n_rows)
-            column = self._reader.columns[hook_point]
+            column = self._reader.columns[name]
             out = np.empty((max(0, end - first), *column.shape), column.dtype)
-            self._reader.read_range(hook_point, first, out, verify=verify)
+            self._reader.read_range(name, first, out, verify=verify)
             return out
-        return self._reader.read_rows(hook_point, row_numbers(wanted, self.n_rows), verify=verify)
+        return self._reader.read_rows(name, row_numbers(wanted, self.n_rows), verify=verify)
 
     def shuffled(
         self,
@@ -218,8 +241,9 @@ class Store:
         Returns
         -------
         iterator
-            Of {hook point: tensor [rows, ...] of the stored dtype}, or of the tensor alone if one name was given as a
-            str. Its `rows` are the row numbers of the last batch. Close it, or drop it, to stop reading ahead.
+            Of {hook point: tensor [rows, ...] of the stored dtype, of int8 float32}, or of the tensor alone if one name
+            was given as a str. Its `rows` are the row numbers of the last batch. Close it, or drop it, to stop reading
+            ahead.
         """
         names = self._known([hook_points] if isinstance(hook_points, str) else hook_points)
         if seed < 0 or epoch < 0:

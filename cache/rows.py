@@ -76,6 +76,8 @@ class RowReader:
         Committed rows.
     columns : dict of str to Column
         Hook points and origins.
+    factors : dict of str to float32 array [...]
+        Of the hook points that are int8; see `workbench.cache.int8`.
     chunk_first : int64 [chunks]
         First row of each chunk; chunks are the same for every column, and none spans two shards.
     chunk_rows : int64 [chunks]
@@ -85,6 +87,7 @@ class RowReader:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.n_rows = manifest.committed_rows
         self.columns = columns(manifest)
+        self.factors = manifest.factors()
         self._shards = [Shard(folder, entry, self.columns, manifest.chunk_rows) for entry in manifest.shards]
         self._shard_first = np.array([entry.first_row for entry in manifest.shards], np.int64)
         firsts = [np.arange(e.first_row, e.end_row, manifest.chunk_rows, dtype=np.int64) for e in manifest.shards]

@@ -11,15 +11,18 @@ import numpy as np
 from workbench.cache.errors import StoreError
 
 FORMAT = "workbench activation store"
-SCHEMA = 1
-"""Version of the schema; raised when a store of today could be misread by the reader of yesterday."""
+SCHEMA = 2
+"""Newest schema; raised when a store of today could be misread by the reader of yesterday.
+
+A store carries the oldest that can hold it: see `schema_of`.
+"""
 
 ROWS = "rows"
 """Name of the dataset of row origins; no hook point may be called so."""
 
-Dtype = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 Modality = Literal["text", "vision"]
-STORED_AS: dict[str, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+STORED_AS: dict[str, str] = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "|i1"}
 
 CHUNK_BYTES = 1 << 20
 MAX_CHUNK_ROWS = 4096
@@ -37,8 +40,9 @@ class ActivationSpec:
         One word per axis of a row, without the row axis: ``("d_model",)``, ``("head", "key")``.
     shape : tuple of int
         Size of each axis, each at least 1.
-    dtype : "float32", "float16" or "bfloat16"
-        Type of the values; bfloat16 is stored as uint16 bit patterns.
+    dtype : "float32", "float16", "bfloat16" or "int8"
+        Type of the values; bfloat16 is stored as uint16 bit patterns, int8 with a scale per row
+        (`workbench.cache.int8`).
     unit : str
         Of the values; empty for none.
     """
@@ -63,7 +67,7 @@ class ActivationSpec:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of one row's values."""
         return self.stored.itemsize * int(np.prod(self.shape, dtype=np.int64))
 
     def to_json(self) -> dict[str, Any]:
@@ -74,6 +78,16 @@ class ActivationSpec:
     def from_json(cls, entry: Mapping[str, Any]) -> ActivationSpec:
         """Read an entry of the manifest."""
         return cls(tuple(entry["axes"]), tuple(entry["shape"]), entry["dtype"], entry["unit"])
+
+
+def schema_of(activations: Mapping[str, ActivationSpec]) -> int:
+    """Return the oldest schema that can hold these: 2 for int8, else 1, so that older readers go on reading."""
+    return 2 if any(spec.dtype == "int8" for spec in activations.values()) else 1
+
+
+def scale_column(hook_point: str) -> str:
+    """Return the name of the column that holds the scales of an int8 hook point; no hook point's can have a slash."""
+    return f"scales/{hook_point}"
 
 
 def origin_dtype(modality: Modality) -> np.dtype[Any]:

@@ -19,8 +19,8 @@ def to_tensor(array: NDArray[Any], dtype: Dtype) -> Tensor:
     Parameters
     ----------
     array : writable array [rows, ...]
-        float32, float16, or the uint16 bit patterns of bfloat16.
-    dtype : "float32", "float16" or "bfloat16"
+        float32, float16, or the uint16 bit patterns of bfloat16; float32 for int8, as `workbench.cache.int8` gives it.
+    dtype : "float32", "float16", "bfloat16" or "int8"
         What the store holds.
     """
     import torch

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache import examples as examples_file
 from workbench.cache import layout, schema
@@ -19,10 +19,10 @@ from workbench.cache import manifest as manifest_file
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.examples import Examples
 from workbench.cache.files import PART, WriterLock, cannot_write, file_digest
+from workbench.cache.incoming import FirstRows, check_batch, given_factors, to_stored
 from workbench.cache.index import write_index
 from workbench.cache.layout import Cut, columns
 from workbench.cache.manifest import Manifest, ShardEntry, check_provenance
-from workbench.cache.narrow import narrow
 from workbench.cache.schema import ROWS, ActivationSpec
 from workbench.cache.shard import OpenShard, Shard, content_digest
 
@@ -46,6 +46,9 @@ class StoreWriter:
         ``fingerprints`` (of model, dataset, tokenizer; str to str) and whatever else is to be known, as JSON values.
     rows_per_shard : int, optional
         Rows per shard, >= 1; by default some 32 shards of 16 MiB to 1 GiB.
+    factors : mapping of str to array [...], optional
+        Of every int8 hook point, a power of two for each entry of a row; by default chosen from the first chunk of rows
+        (`workbench.cache.int8.choose_factors`). Those of another store (`Store.int8_factors`) to copy its rows.
 
     Attributes
     ----------
@@ -68,9 +71,11 @@ class StoreWriter:
         manifest: Mapping[str, Any],
         *,
         rows_per_shard: int | None = None,
+        factors: Mapping[str, ArrayLike] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self._manifest = _plan(activations, examples, manifest, rows_per_shard)
+        planned = _plan(activations, examples, manifest, rows_per_shard)
+        self._manifest = replace(planned, int8_factors=given_factors(factors, planned))
         self._examples = examples
         self._open: OpenShard | None = None
         self._pending: Future[None] | None = None
@@ -83,6 +88,7 @@ class StoreWriter:
             self._lock.release()
             raise
         self._columns = columns(self._manifest)
+        self._first_rows = FirstRows(self._manifest) if self._manifest.undecided else None
         self._commits = ThreadPoolExecutor(1, "store-commit")
         self.n_rows = examples.n_rows
         self.next_row = self._manifest.committed_rows
@@ -99,32 +105,51 @@ class StoreWriter:
         ----------
         batch : mapping of str to array [rows, ...]
             Every hook point, equally many rows each. Arrays are of the stored type, kept bit for bit (bfloat16 as
-            uint16 bit patterns), or float32, which is rounded.
+            uint16 bit patterns; int8 together with float32 scales [rows] under ``scales/HOOK_POINT``), or float32,
+            which is rounded.
 
         Raises
         ------
         StoreError
             For a hook point too many or missing, a wrong shape or type, more rows than planned, a float32 value that
-            overflows, and where the disk is full: rows of committed shards are safe then.
+            the stored type cannot hold, and where the disk is full: rows of committed shards are safe then.
         """
         if self._closed:
             raise StoreError(f"{self.folder}: this writer is closed; open another to go on from row {self.next_row}")
-        arrays = self._checked(batch)
-        n_rows, done = len(next(iter(arrays.values()))), 0
+        arrays = check_batch(batch, self._manifest, self.next_row)
+        stored = to_stored(arrays, self._manifest, self.next_row)  # also refuses values, before anything is changed
         try:
-            while done < n_rows:
-                shard = self._open or self._next_shard()
-                n = min(shard.room, n_rows - done)
-                shard.append({name: array[done : done + n] for name, array in arrays.items()})
-                done += n
-                self.next_row += n
-                if not shard.room:
-                    self._wait()
-                    self._open, self._pending = None, self._commits.submit(self._commit, shard)
+            if self._first_rows is None:
+                self._write(stored)
+            else:
+                self._hold(self._first_rows, arrays)
         except (OSError, StoreError) as error:
             with suppress(StoreError):  # a full disk may spoil this too; the first error is the one to report
                 self.close()
             raise self._failed(error) from error
+
+    def _write(self, arrays: dict[str, NDArray[Any]]) -> None:
+        n_rows, done = len(next(iter(arrays.values()))), 0
+        while done < n_rows:
+            shard = self._open or self._next_shard()
+            n = min(shard.room, n_rows - done)
+            shard.append({name: array[done : done + n] for name, array in arrays.items()})
+            done += n
+            self.next_row += n
+            if not shard.room:
+                self._wait()
+                self._open, self._pending = None, self._commits.submit(self._commit, shard)
+
+    def _hold(self, first_rows: FirstRows, arrays: dict[str, NDArray[Any]]) -> None:
+        """Hold the first rows of a store with int8 back until their factors are chosen; then write them."""
+        first_rows.hold(arrays)
+        self.next_row += len(next(iter(arrays.values())))
+        if first_rows.enough:
+            self._replace_manifest(replace(self._manifest, int8_factors=first_rows.factors()))
+            self._columns = columns(self._manifest)
+            self._first_rows, self.next_row = None, 0
+            for held in first_rows.take():
+                self._write(to_stored(held, self._manifest, self.next_row))
 
     def close(self) -> None:
         """Commit what is full, drop what is not, and mark the store finished if every row is there; safe to repeat."""
@@ -164,7 +189,9 @@ class StoreWriter:
                     f"{self.folder} has shards of {found.rows_per_shard} rows, not {rows_per_shard}: "
                     "leave rows_per_shard out to continue it"
                 )
-            self._manifest = found
+            if found.int8_factors and self._manifest.int8_factors not in ({}, found.int8_factors):
+                raise StoreError(f"{self.folder} has other factors: leave factors out to continue it")
+            self._manifest = replace(found, int8_factors=found.int8_factors or self._manifest.int8_factors)
         for part in self.folder.glob(f"{layout.FOLDER}/*{PART}"):
             part.unlink()
         if not (self._manifest.finished and (self.folder / examples_file.FILE).exists()):
@@ -184,7 +211,7 @@ class StoreWriter:
         """Return the entry of the next shard if it was renamed into place but not listed, and every value is right."""
         name, cut, first_row = self._next()
         path = self.folder / layout.FOLDER / name
-        if not cut.n_rows or not path.exists():
+        if not cut.n_rows or not path.exists() or self._manifest.undecided:
             return None
         wanted = columns(self._manifest)
         entry = ShardEntry(name, first_row, cut.n_rows, path.stat().st_size, "", "")
@@ -237,29 +264,6 @@ class StoreWriter:
     def _failed(self, error: OSError | StoreError) -> StoreError:
         said = cannot_write(self.folder, error) if isinstance(error, OSError) else error
         return StoreError(f"{said}; rows before {self._manifest.committed_rows} are safe: mend this and run again")
-
-    def _checked(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        activations = self._manifest.activations
-        if batch.keys() != activations.keys():
-            raise StoreError(f"append got hook points {sorted(batch)}; the store has {sorted(activations)}")
-        lengths = {name: len(array) for name, array in batch.items()}
-        if len(set(lengths.values())) != 1:
-            raise StoreError(f"append got different numbers of rows: {lengths}")
-        n_rows = next(iter(lengths.values()))
-        if self.next_row + n_rows > self.n_rows:
-            raise StoreError(f"append got {n_rows} rows at row {self.next_row}; the plan has {self.n_rows} in all")
-        checked = {}
-        for name, spec in activations.items():
-            array = np.asarray(batch[name])
-            if array.shape[1:] != spec.shape:
-                raise StoreError(f"{name}: rows have shape {array.shape[1:]}, the store's have {spec.shape}")
-            if array.dtype == np.float32:
-                array = narrow(array, spec.dtype, hook_point=name, first_row=self.next_row)
-            if array.dtype != spec.stored:
-                bits = ", as uint16 bit patterns" if spec.dtype == "bfloat16" else ""
-                raise StoreError(f"{name}: got {array.dtype}; the store takes {spec.dtype}{bits}, or float32")
-            checked[name] = np.ascontiguousarray(array)
-        return checked
 
 
 def _plan(

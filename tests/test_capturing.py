@@ -41,7 +41,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(schema, "MIN_SHARD_BYTES", 3000)
+    monkeypatch.setattr(schema, "MIN_SHARD_BYTES", 300)
     monkeypatch.setattr(schema, "CHUNK_BYTES", 256)
 
 
@@ -112,11 +112,14 @@ def test_texts_in_memory_without_labels(subject, tmp_path):
 
 
 @pytest.mark.parametrize("batches_until_stop", [0, 3])
+@pytest.mark.parametrize(
+    "options", [{"hooks": [RESID, PATTERN]}, {"hooks": "blocks.*.hook_resid_post", "store_dtype": "int8"}]
+)
 def test_a_stopped_capture_ends_with_the_same_bytes(
-    subject, corpus, tmp_path, monkeypatch, small_shards, batches_until_stop
+    subject, corpus, tmp_path, monkeypatch, small_shards, batches_until_stop, options
 ):
     def run(out):
-        return capture(subject, data=corpus, hooks=[RESID, PATTERN], out=out, batch_size=2)
+        return capture(subject, data=corpus, out=out, batch_size=2, **options)
 
     run(tmp_path / "whole")
     assert len(open_store(tmp_path / "whole").manifest["shards"]) > 2
@@ -178,6 +181,15 @@ def test_values_keep_the_dtype_of_the_subject_unless_told_otherwise(subject, tmp
     assert torch.equal(told.read_tensor(RESID), want)
 
 
+def test_int8_moves_no_value_by_more_than_half_a_step(subject, corpus, tmp_path):
+    exact = capture(subject, data=corpus, hooks=RESID, out=tmp_path / "exact").read(RESID)
+    store = capture(subject, data=corpus, hooks=RESID, out=tmp_path / "acts", store_dtype="int8")
+    steps = store.read_stored(RESID)[f"scales/{RESID}"][:, None] * store.int8_factors[RESID]
+    assert store.read_tensor(RESID).dtype == torch.float32
+    assert (np.abs(store.read(RESID) - exact) <= 0.501 * steps).all()
+    assert np.abs(exact).max() > 50 * steps.max()
+
+
 def test_float16_that_overflows_names_hook_point_and_row(tmp_path):
     subject = load_subject(f"zoo:{save_tiny_decoder(tmp_path / 'm')}", device="cpu")
     with torch.no_grad():
@@ -202,7 +214,8 @@ BAD_INPUT = [
     pytest.param({"seed": 2**63}, "seed 9223372036854775808: must be 0 to", id="large seed"),
     pytest.param({"batch_size": 0}, "batch size 0: must be at least 1", id="batch size"),
     pytest.param({"context_length": 17}, "takes 1 to 16 tokens", id="context length"),
-    pytest.param({"store_dtype": "int8"}, "int8 cannot be stored: choose a store dtype", id="store dtype"),
+    pytest.param({"store_dtype": "int4"}, "int4 cannot be stored: choose a store dtype", id="store dtype"),
+    pytest.param({"store_dtype": "int8", "hooks": PATTERN}, "no NaN for keys past the end", id="patterns as int8"),
     pytest.param({"data": "nowhere.txt"}, "no dataset 'nowhere.txt'", id="data"),
 ]
 

@@ -12,7 +12,7 @@ from workbench.cache import ActivationSpec, to_array
 from workbench.errors import UserError
 from workbench.subjects.protocol import HookPoint, Subject
 
-StoreDtype = Literal["float32", "float16", "bfloat16"]
+StoreDtype = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 def row_axis(point: HookPoint) -> str | None:
@@ -26,6 +26,11 @@ def activation_spec(point: HookPoint, subject: Subject, context_length: int, sto
     kept = store_dtype or str(subject.dtype).removeprefix("torch.")
     if kept not in known:
         raise UserError(f"{kept} cannot be stored: choose a store dtype, one of {', '.join(known)}")
+    if kept == "int8" and "key" in point.axes:
+        raise UserError(
+            f"{point.name} cannot be stored as int8, which has no NaN for keys past the end of an example: choose "
+            "float16, bfloat16 or float32"
+        )
     sizes = dict(zip(point.axes, point.shape, strict=True))
     axes = tuple(axis for axis in point.axes if axis not in {"batch", "pos", "query"})
     shape = tuple(context_length if axis == "key" else sizes[axis] for axis in axes)

@@ -68,7 +68,8 @@ def capture(
         Which positions become rows: ``all``, ``last``, ``class``, ``label:NAME``, ``share:0.1`` (see
         `workbench.capture_positions.parse_positions`). Special tokens are among ``all``, flagged.
     store_dtype : str, optional
-        ``float32``, ``float16`` or ``bfloat16``, of the stored values; the subject's own if not given.
+        ``float32``, ``float16``, ``bfloat16`` or ``int8`` (with a scale per row; see ``docs/store.md`` for what that
+        costs), of the stored values; the subject's own if not given.
     batch_size : int, optional
         Sequences or images in a forward pass; if not given, as many as have 8192 positions.
     context_length : int, optional

@@ -24,7 +24,7 @@ def test_it_says_what_is_there(store_folder, arrays, manifest):
 
 def test_a_newer_version_says_so(store_folder):
     rewrite(store_folder, schema=99)
-    with pytest.raises(StoreError, match="was written in schema 99; this version reads up to 1: upgrade"):
+    with pytest.raises(StoreError, match="was written in schema 99; this version reads up to 2: upgrade"):
         open_store(store_folder)
 
 

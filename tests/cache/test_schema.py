@@ -6,7 +6,9 @@ from workbench.cache import ActivationSpec, StoreError
 from workbench.cache.schema import choose_chunk_rows, choose_rows_per_shard
 
 BAD_SPECS = [
-    pytest.param({"dtype": "int8"}, "dtype='int8': must be one of float32, float16, bfloat16", id="unknown dtype"),
+    pytest.param(
+        {"dtype": "int4"}, "dtype='int4': must be one of float32, float16, bfloat16, int8", id="unknown dtype"
+    ),
     pytest.param({"axes": ("head", "d_head")}, "differ in length", id="axes without sizes"),
     pytest.param({"shape": (0,)}, "at least one entry", id="empty axis"),
 ]

@@ -23,11 +23,34 @@ def test_a_store_of_each_schema_is_read(schema):
     assert np.array_equal(store.read("blocks.0.hook_resid_post"), want)
     assert np.array_equal(store.read("blocks.0.hook_mlp_out"), want)
     assert np.array_equal(store.read("blocks.0.attn.hook_z"), want[..., None].astype(np.float16))
+    if schema >= 2:
+        mid = store.read("blocks.0.hook_resid_mid")
+        assert store.int8_factors["blocks.0.hook_resid_mid"].tolist() == [1, 2]
+        assert (np.abs(mid - want * [1, 100]) <= (want[:, 1:] * 50 / 127) * [0.501, 1.002]).all()
+        assert mid[11].tolist() == [18.1103515625, 2300.0146484375]
     assert store.origins[7].tolist() == (2, 2, 1, 12, False)
     assert store.document_fields[3] == {"held_out": True}
     assert store.label("even")[0].tolist() == [1, 0] * 6
     assert store.label("day")[0][:9].tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert store.label("day")[1].tolist() == [True] * 9 + [False] * 3
+
+
+def test_a_store_carries_the_oldest_schema_that_can_hold_it(store_folder):
+    """A store of plain types is read by every earlier version: it has no key, group or attribute that is new."""
+    old = ROOT / "tests" / "data" / "store-schema-1"
+    for name in ("manifest.json", "shards/000000.h5", "index.h5", "examples.h5"):
+        assert outline(store_folder / name) == outline(old / name)
+
+
+def outline(path):
+    """Schema, keys, groups, datasets and attributes of a file."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        return content["schema"], content.keys(), content["shards"][0].keys()
+    with h5py.File(path) as file:
+        found = [(".", *file.attrs)]
+        file.visititems(lambda name, item: found.append((re.sub(r"blocks[^/]*", "HOOK_POINT", name), *item.attrs)))
+        return file.attrs["schema"], set(found)
 
 
 def test_the_page_names_every_key_dataset_and_attribute():

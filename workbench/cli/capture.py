@@ -36,7 +36,8 @@ def capture(
         int | None, typer.Option(help="Sequences or images at a time; as many as have 8192 positions if not given.")
     ] = None,
     store_dtype: Annotated[
-        str | None, typer.Option(help="Store values as float32, float16 or bfloat16; the model's own if not given.")
+        str | None,
+        typer.Option(help="Store values as float32, float16, bfloat16 or int8; the model's own dtype if not given."),
     ] = None,
     labels: Annotated[bool, typer.Option(help="Store the dataset's labels too.")] = True,
     seed: Annotated[int, typer.Option(help="Of the sample, and of positions that are a share.")] = 0,
