@@ -11,7 +11,9 @@ ifneq ($(UV_FIND_LINKS),)
 export UV_FIND_LINKS
 endif
 
-.PHONY: demo test slow crash check constraints
+SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)
+
+.PHONY: demo test slow crash shim check constraints
 
 demo: $(READY)  ## set up, then the main job: capture, train, probe, report
 	$(PYTHON) -m workbench demo
@@ -24,6 +26,10 @@ slow: $(READY)  ## tests that take minutes
 
 crash: $(READY)  ## fault injection
 	$(VENV)/bin/pytest -m crash
+
+shim: $(READY)  ## CUDA kernels: through nvcc where there is one, and on the CPU under sanitizers (needs g++)
+	WORKBENCH_SHIM=sanitized ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SANITIZERS)" \
+	    $(VENV)/bin/pytest tests/kernels/cuda -m "not gpu" --numprocesses auto
 
 check: $(READY)  ## types, lint, spelling
 	$(VENV)/bin/mypy

@@ -3,8 +3,8 @@
 Defined by schema rather than by `torch.library.custom_op`, whose first call imports torch's compiler for seconds.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,23 @@ TILE_ROWS = 1024
 TILE_LATENTS = 4096
 ANY_DEVICE = "CompositeExplicitAutograd"  # torch's name for a kernel that every device runs
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _reference(name: str) -> Callable[[Function], Function]:
+    """Register a function for every device, and keep it callable: kernels fall back to it."""
+
+    def register(function: Function) -> Function:
+        torch.library.impl(f"workbench::{name}", ANY_DEVICE)(function)
+        return function
+
+    return register
+
 
 torch.library.define("workbench::topk_encode", "(Tensor x, Tensor W_enc, Tensor b_enc, SymInt k) -> (Tensor, Tensor)")
 
 
-@torch.library.impl("workbench::topk_encode", ANY_DEVICE)
+@_reference("topk_encode")
 def topk_encode_reference(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Form scores tile by tile and merge them into a running top k."""
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -58,7 +70,7 @@ def _merge(values: Tensor, indices: Tensor, scores: Tensor, start: int, k: int) 
 torch.library.define("workbench::sparse_decode", "(Tensor values, Tensor indices, Tensor W_dec) -> Tensor")
 
 
-@torch.library.impl("workbench::sparse_decode", ANY_DEVICE)
+@_reference("sparse_decode")
 def sparse_decode_reference(values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
     """Sum decoder rows; torch sums low precision in float32."""
     if not values.numel():
@@ -69,7 +81,7 @@ def sparse_decode_reference(values: Tensor, indices: Tensor, W_dec: Tensor) -> T
 torch.library.define("workbench::gathered_dot", "(Tensor x, Tensor indices, Tensor W) -> Tensor")
 
 
-@torch.library.impl("workbench::gathered_dot", ANY_DEVICE)
+@_reference("gathered_dot")
 def gathered_dot_reference(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     """Dot rows of x with gathered rows of W, never holding [rows, k, width]."""
     rows, k = indices.shape
@@ -90,7 +102,7 @@ torch.library.define(
 )
 
 
-@torch.library.impl("workbench::scatter_outer", ANY_DEVICE)
+@_reference("scatter_outer")
 def scatter_outer_reference(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Tensor:
     """Sum rows of x into latents, in row order."""
     if not values.numel():

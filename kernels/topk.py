@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from workbench.kernels import operators
+from workbench.kernels.cuda import registration as registration
 from workbench.kernels.errors import KernelError
 
 SUPPORTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -12,7 +12,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("cache", "kernels", "plugins", "probes")
-SHIPPED = {".py", ".typed", ".html", ".css", ".js", ".json", ".yaml", ".toml", ".jinja", ".safetensors", ".cpp", ".cu"}
+SHIPPED = {".py", ".typed", ".html", ".css", ".js", ".json", ".yaml", ".toml", ".jinja", ".safetensors"}
+SHIPPED |= {".cpp", ".cu", ".cuh"}
 
 
 @pytest.fixture(scope="module")

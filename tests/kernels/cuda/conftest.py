@@ -1,0 +1,94 @@
+"""The CUDA kernels on a CPU: their sources compiled with the shim, and a launcher that runs them there.
+
+With WORKBENCH_SHIM=sanitized (set by `make shim`, which also preloads the sanitizers' libraries) they run under
+AddressSanitizer and UndefinedBehaviorSanitizer, and more seeds are tried.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from workbench.kernels.cuda.launching import Argument, Extent, pointers
+
+ROOT = Path(__file__).parents[3]
+SHIM, KERNELS = ROOT / "tests" / "kernels" / "shim", ROOT / "kernels" / "cuda"
+SANITIZED = os.environ.get("WORKBENCH_SHIM") == "sanitized"
+# -ffp-contract=off: a product is fused into a sum where the source says fmaf and nowhere else
+FLAGS = ["-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+FLAGS += ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if SANITIZED else ["-O1"]
+SEEDS = range(4) if SANITIZED else range(1)
+
+
+class ShimError(Exception):
+    """A kernel misused the execution model; the message says how."""
+
+
+class ShimDevice:
+    """A GPU of three multiprocessors made of one CPU thread. A `Launcher`.
+
+    `seed` decides the order in which threads and blocks run; `launched` lists what ran.
+    """
+
+    n_processors = 3
+    shared_bytes = 227 * 1024  # of sm_90
+
+    def __init__(self, library: Path, seed: int) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.shim_message.restype = ctypes.c_char_p
+        self.seed = seed
+        self.launched: list[str] = []
+
+    def launch(self, kernel: str, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
+        name = kernel.split(".")[1].encode()
+        extents = [(ctypes.c_uint * 3)(*(*extent, 1, 1)[:3]) for extent in (grid, block)]
+        self.launched.append(kernel)
+        self.seed += 1
+        shared, seed = ctypes.c_size_t(shared_bytes), ctypes.c_uint64(self.seed)
+        if self._library.shim_launch(name, *extents, shared, pointers(arguments), seed):
+            raise ShimError(f"{kernel}: {self._library.shim_message().decode()}")
+
+
+def compiled(folder: Path) -> Path:
+    """Compile every kernel with the shim into one library, unless `folder` has it already."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("needs g++ to compile the CUDA kernels for the CPU")
+    sources = [*sorted(SHIM.glob("*.cpp")), *sorted(KERNELS.glob("*.cu"))]
+    headers = [*SHIM.glob("*.h"), *KERNELS.glob("*.cuh")]
+    digest = hashlib.sha256(repr(FLAGS).encode())
+    for file in sorted([*sources, *headers]):
+        digest.update(file.read_bytes())
+    folder = folder / digest.hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
+    library = folder / "kernels.so"
+    with FileLock(folder / "lock"):
+        if not library.exists():
+            objects = [folder / f"{source.stem}.o" for source in sources]
+            include = [f"-I{SHIM}", f"-I{KERNELS}"]
+            commands = [
+                [compiler, *FLAGS, *include, "-c", "-x", "c++", str(source), "-o", str(into)]
+                for source, into in zip(sources, objects, strict=True)
+            ]
+            running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+            messages = [process.communicate()[1] for process in running]
+            assert not any(process.returncode for process in running), "\n".join(messages)
+            part = folder / "part.so"
+            subprocess.run([compiler, *FLAGS, "-shared", *map(str, objects), "-o", str(part)], check=True)
+            part.replace(library)
+    return library
+
+
+@pytest.fixture(scope="session")
+def shim_library(pytestconfig) -> Path:
+    return compiled(Path(pytestconfig.cache.mkdir("shim")))
+
+
+@pytest.fixture(params=SEEDS)
+def device(shim_library, request) -> ShimDevice:
+    return ShimDevice(shim_library, request.param * 1000)
