@@ -49,5 +49,35 @@ __device__ __forceinline__ i64 checked(i64 index, i64 size) {
     return index;
 }
 
-// One kernel per dtype, found by name.
+// Add up weight(i) times V numbers at row(i), for i = first ... last - 1, in that order and in float32. Loads of UNROLL
+// rows are sent off together: loads that wait for each other's sums would leave the memory idle.
+template <int N, class T, int V, class At, class Weight, class Row>
+__device__ __forceinline__ void add_rows(At first, Weight weight, Row row, float (&sum)[V]) {
+    Pack<T, V> loaded[N];
+    float times[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+        times[n] = weight(first + n);
+        loaded[n] = *reinterpret_cast<const Pack<T, V>*>(row(first + n));
+    }
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int v = 0; v < V; ++v) sum[v] = fmaf(times[n], widen(loaded[n].at[v]), sum[v]);
+}
+template <int UNROLL, class T, int V, class At, class Weight, class Row>
+__device__ __forceinline__ Pack<T, V> sum_of_rows(At first, At last, Weight weight, Row row) {
+    float sum[V] = {};
+    for (; first + UNROLL <= last; first += UNROLL) add_rows<UNROLL, T>(first, weight, row, sum);
+    for (; first < last; ++first) add_rows<1, T>(first, weight, row, sum);
+    Pack<T, V> result;
+#pragma unroll
+    for (int v = 0; v < V; ++v) result.at[v] = narrow<T>(sum[v]);
+    return result;
+}
+
+// A kernel that is found by name, and one for each dtype.
+#define DEFINE_KERNEL(name, threads, parameters, ...)                                                                  \
+    extern "C" __global__ void __launch_bounds__(threads) name parameters { __VA_ARGS__; }                             \
+    EXPORT_KERNEL(name);
 #define FOR_EACH_DTYPE(DEFINE) DEFINE(f32, float) DEFINE(f16, Half) DEFINE(bf16, BFloat16)

@@ -63,3 +63,5 @@ def _register(name: str, kernel: Callable[..., Any], reference: Callable[..., An
 
 
 _register("sparse_decode", linear.sparse_decode, operators.sparse_decode_reference, deciding=2)
+_register("gathered_dot", linear.gathered_dot, operators.gathered_dot_reference, deciding=0)
+_register("scatter_outer", linear.scatter_outer, operators.scatter_outer_reference, deciding=2)
