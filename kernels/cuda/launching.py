@@ -40,6 +40,11 @@ def int64(value: int) -> ctypes.c_longlong:
     return ctypes.c_longlong(value)
 
 
+def float32(value: float) -> ctypes.c_float:
+    """Wrap a `float` of C."""
+    return ctypes.c_float(value)
+
+
 def int32(value: int) -> ctypes.c_int:
     """Wrap an `int` of C; refuse what it cannot hold."""
     if not -(2**31) <= value < 2**31:

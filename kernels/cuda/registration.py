@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.kernels import operators
-from workbench.kernels.cuda import linear
+from workbench.kernels.cuda import encode, linear
 from workbench.kernels.cuda.driver import Device, DriverError, Unavailable
 from workbench.kernels.cuda.launching import SUFFIX, Launcher
 
@@ -62,6 +62,7 @@ def _register(name: str, kernel: Callable[..., Any], reference: Callable[..., An
         return reference(*arguments) if launcher is None else kernel(launcher, *arguments)
 
 
+_register("topk_encode", encode.topk_encode, operators.topk_encode_reference, deciding=0)
 _register("sparse_decode", linear.sparse_decode, operators.sparse_decode_reference, deciding=2)
 _register("gathered_dot", linear.gathered_dot, operators.gathered_dot_reference, deciding=0)
 _register("scatter_outer", linear.scatter_outer, operators.scatter_outer_reference, deciding=2)

@@ -180,7 +180,7 @@ def test_every_third_party_import_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
     declared = {text.split(">")[0].split("<")[0].split("[")[0].strip().lower() for text in texts}
-    names = {"sklearn": "scikit-learn", "PIL": "pillow", "ruamel": "ruamel.yaml", "yaml": "pyyaml"}
+    names = {"sklearn": "scikit-learn", "PIL": "pillow", "ruamel": "ruamel.yaml", "yaml": "pyyaml", "cuda": "cuda-core"}
     undeclared = set()
     for folder in ("workbench", *ROOMS):
         for path in (ROOT / folder).rglob("*.py"):

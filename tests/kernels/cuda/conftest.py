@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ class ShimError(Exception):
 class ShimDevice:
     """A GPU of three multiprocessors made of one CPU thread. A `Launcher`.
 
-    `seed` decides the order in which threads and blocks run; `launched` lists what ran.
+    `seed` decides the order in which threads and blocks run. `launched` lists what ran, `arguments` holds what the last
+    launch of each kernel was given.
     """
 
     n_processors = 3
@@ -43,11 +45,13 @@ class ShimDevice:
         self._library.shim_message.restype = ctypes.c_char_p
         self.seed = seed
         self.launched: list[str] = []
+        self.arguments: dict[str, tuple[Argument, ...]] = {}
 
     def launch(self, kernel: str, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
         name = kernel.split(".")[1].encode()
         extents = [(ctypes.c_uint * 3)(*(*extent, 1, 1)[:3]) for extent in (grid, block)]
         self.launched.append(kernel)
+        self.arguments[kernel] = arguments
         self.seed += 1
         shared, seed = ctypes.c_size_t(shared_bytes), ctypes.c_uint64(self.seed)
         if self._library.shim_launch(name, *extents, shared, pointers(arguments), seed):
@@ -89,6 +93,11 @@ def shim_library(pytestconfig) -> Path:
     return compiled(Path(pytestconfig.cache.mkdir("shim")))
 
 
+@pytest.fixture
+def new_device(shim_library) -> Callable[[int], ShimDevice]:
+    return lambda seed: ShimDevice(shim_library, seed)
+
+
 @pytest.fixture(params=SEEDS)
-def device(shim_library, request) -> ShimDevice:
-    return ShimDevice(shim_library, request.param * 1000)
+def device(new_device, request) -> ShimDevice:
+    return new_device(request.param * 1000)

@@ -121,7 +121,7 @@ def test_the_reference_answers_where_no_kernel_can_and_one_line_says_why(machine
 
 
 def test_every_kernel_is_registered_for_cuda_tensors():
-    for name in ("sparse_decode", "gathered_dot", "scatter_outer"):
+    for name in ("topk_encode", "sparse_decode", "gathered_dot", "scatter_outer"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"workbench::{name}", "CUDA")
     assert operators.sparse_decode(*ARGUMENTS).tolist() == [[3.0, 4.0], [1.0, 2.0]]  # on a CPU nothing has changed
 

@@ -82,12 +82,8 @@ template <class Operand, class Combine>
 auto together(const char* name, unsigned mask, const Operand& operand, Where where, Combine combine) {
     static_assert(sizeof(Operand) <= sizeof(Meeting::slots[0]) && std::is_trivially_copyable_v<Operand>);
     Meeting& meeting = meet(name, mask, &operand, sizeof operand, where);
-    auto slot = [&](unsigned of) {
-        Operand other;
-        std::memcpy(&other, meeting.slots[of], sizeof other);
-        return other;
-    };
-    auto result = combine(slot);
+    auto slot = [&](unsigned of) -> const Operand& { return *reinterpret_cast<const Operand*>(meeting.slots[of]); };
+    const auto result = combine(slot);
     leave(meeting);
     return result;
 }

@@ -29,30 +29,29 @@ inline float truncated_sum(float accumulator, const float (&products)[8]) {
 }
 
 struct MmaOperand {
-    unsigned a[4], b[2];
-    float c[4];
+    float a[8], b[4]; // two numbers of each register, the lower half first
 };
 
 template <class ToFloat>
 void mma(const char* name, float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], Where where, ToFloat convert) {
-    MmaOperand mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, {d[0], d[1], d[2], d[3]}};
+    MmaOperand mine;
+    auto half = [&](unsigned pair, int odd) { return convert(static_cast<unsigned short>(pair >> (16 * odd))); };
+    for (int i = 0; i < 8; ++i) mine.a[i] = half(a[i / 2], i % 2);
+    for (int i = 0; i < 4; ++i) mine.b[i] = half(b[i / 2], i % 2);
     struct Result {
         float d[4];
     };
-    auto half_of = [&](unsigned pair, int odd) { return convert(static_cast<unsigned short>(pair >> (16 * odd))); };
     const Result result = together(name, 0xffffffffu, mine, where, [&](auto slot) {
-        const int group = static_cast<int>(lane() / 4), place = static_cast<int>(lane() % 4);
+        const unsigned group = lane() / 4, place = lane() % 4;
         Result out;
-        for (int i = 0; i < 4; ++i) { // d[0], d[1]: row `group`; d[2], d[3]: row `group` + 8; columns 2 place, 2 place + 1
-            const int column = 2 * place + i % 2;
-            float sum = mine.c[i];
-            for (int step = 0; step < 2; ++step) { // k 0..7, then 8..15
+        for (unsigned i = 0; i < 4; ++i) { // d[0], d[1]: row `group`; d[2], d[3]: row `group` + 8; columns 2 place, ... + 1
+            const unsigned column = 2 * place + i % 2;
+            float sum = d[i];
+            for (unsigned step = 0; step < 2; ++step) { // k 0..7, then 8..15
                 float products[8];
-                for (int k = 0; k < 8; ++k) {
-                    const MmaOperand left = slot(static_cast<unsigned>(4 * group + k / 2));
-                    const MmaOperand right = slot(static_cast<unsigned>(4 * column + k / 2));
-                    products[k] = half_of(left.a[2 * step + i / 2], k % 2) * half_of(right.b[step], k % 2);
-                }
+                for (unsigned k = 0; k < 8; ++k) // a: rows in lanes 4 group ..., registers (row half, k half); b: likewise
+                    products[k] = slot(4 * group + k / 2).a[4 * step + 2 * (i / 2) + k % 2] *
+                                  slot(4 * column + k / 2).b[2 * step + k % 2];
                 sum = truncated_sum(sum, products);
             }
             out.d[i] = sum;
