@@ -18,12 +18,26 @@ if TYPE_CHECKING:
     from workbench.dictionary import load_dictionary
     from workbench.execution import run
     from workbench.runs import load_run
+    from workbench.store_formats.exporting import export_store
+    from workbench.store_formats.importing import import_store
     from workbench.subjects.sources import load_subject
 
-__all__ = ["capture", "load_dataset", "load_dictionary", "load_run", "load_subject", "open_store", "run"]
+__all__ = [
+    "capture",
+    "export_store",
+    "import_store",
+    "load_dataset",
+    "load_dictionary",
+    "load_run",
+    "load_subject",
+    "open_store",
+    "run",
+]
 
 _HOME = {
     "capture": "workbench.capturing",
+    "export_store": "workbench.store_formats.exporting",
+    "import_store": "workbench.store_formats.importing",
     "load_dataset": "workbench.datasets.loading",
     "load_dictionary": "workbench.dictionary",
     "load_run": "workbench.runs",

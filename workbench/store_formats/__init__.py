@@ -1,0 +1,1 @@
+"""Foreign formats of stores: exporting a store to one, and importing one into a store."""
