@@ -14,6 +14,7 @@ import xxhash
 
 from workbench.errors import UserError
 from workbench.progress import Ticker, progress
+from workbench.provenance import dataset_address, model_address, recorded_model
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from workbench.datasets.protocol import Dataset
     from workbench.dictionary import Dictionary
     from workbench.subjects.protocol import Subject
+
+log = logging.getLogger("workbench")
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,19 @@ class Context:
     def _subject(self) -> Subject:
         from workbench.subjects.sources import load_subject
 
-        model = self.inputs.model or self.store.manifest["model"]["address"]
+        model = self.inputs.model or model_address(self.store)
         if isinstance(model, str):
             self.log.info("loading subject model %s", model)
             model = load_subject(model, device=self.device, dtype=self.dtype, device_map=self.device_map)
         if self.inputs.store is not None:
             require_same_model(model, self.inputs.store)
         return model
+
+    @property
+    def has_subject(self) -> bool:
+        """True if a subject model was given, or the store says which it was captured from."""
+        given = self.inputs.model is not None
+        return given or (self.inputs.store is not None and bool(recorded_model(self.inputs.store).address))
 
     @property
     def has_dictionary(self) -> bool:
@@ -143,7 +152,7 @@ class Context:
     def _data(self) -> Dataset:
         from workbench.datasets.loading import load_dataset
 
-        data = self.inputs.data or self.store.manifest["dataset"]["address"]
+        data = self.inputs.data or dataset_address(self.store)
         return load_dataset(data) if isinstance(data, str) else data
 
     def rng(self, name: str) -> np.random.Generator:
@@ -169,11 +178,13 @@ def seed_of(seed: int, name: str) -> int:
 
 
 def require_same_model(subject: Subject, store: Store) -> None:
-    """Refuse a subject whose weights are not those that the store was captured from."""
-    wanted = store.manifest["model"]["fingerprint"]
+    """Refuse a subject whose weights are not those that the store was captured from; warn where it does not say."""
+    held = recorded_model(store)
     got = subject.fingerprint()
-    if got != wanted:
+    if not held.fingerprint:
+        log.warning("%s does not say which weights it is of: %s is used unchecked", store.folder, subject.address)
+    elif got != held.fingerprint:
         raise UserError(
-            f"{store.folder} was captured from {store.manifest['model']['address']} (fingerprint {wanted[:12]}), "
+            f"{store.folder} was captured from {held.address} (fingerprint {held.fingerprint[:12]}), "
             f"but {subject.address} has fingerprint {got[:12]}: give the model it was captured from, or capture again"
         )

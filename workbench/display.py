@@ -79,8 +79,9 @@ def store_html(store: "Store") -> str:
     """Return an activation store's HTML: rows, origin, hook points, labels."""
     import pandas
 
-    manifest = store.manifest
-    addresses = {key: manifest.get(key, {}).get("address", "") for key in ("model", "dataset")}
+    from workbench.provenance import recorded_dataset, recorded_model
+
+    addresses = {"model": recorded_model(store).address, "dataset": recorded_dataset(store).address}
     rows = f"{store.n_rows:,}" if store.finished else f"{store.n_rows:,} so far: not finished"
     points = pandas.DataFrame(
         [

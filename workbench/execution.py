@@ -21,6 +21,7 @@ from workbench.cache import Store, open_store
 from workbench.context import Context, Inputs
 from workbench.errors import UserError
 from workbench.plugin import Plugin
+from workbench.provenance import recorded_model
 from workbench.registry import registry
 from workbench.results import Result
 from workbench.runs import RUNS, SCHEMA, Run, choose_folder, identity_of, load_run, run_folder, write_json
@@ -279,7 +280,7 @@ def identity_parts(request: Request, context: Context) -> dict[str, Any]:
     if inputs.store is not None:
         parts["store"] = inputs.store.fingerprint()
         parts["labels"] = inputs.store.labels_fingerprint()
-        parts["subject"] = inputs.store.manifest["model"]["fingerprint"]
+        parts["subject"] = recorded_model(inputs.store).fingerprint
     if inputs.model is not None and (plugin.needs.subject or inputs.store is not None):
         parts["subject"] = context.subject().fingerprint()
     if inputs.data is not None:
@@ -302,7 +303,7 @@ def manifest_of(
     if inputs.model is not None:
         subject = inputs.model if isinstance(inputs.model, str) else inputs.model.address
     elif store is not None:
-        subject = store.manifest["model"]["address"]
+        subject = recorded_model(store).address or None
     data = inputs.data if isinstance(inputs.data, str) or inputs.data is None else inputs.data.address
     options = {
         field.key: {"help": field.option.help, "unit": field.option.unit, "range": field.range, "type": field.type_name}

@@ -24,6 +24,7 @@ from workbench.datasets.loading import load_dataset
 from workbench.datasets.protocol import Dataset, Document, LabelSpec, Level
 from workbench.errors import UserError, nearest
 from workbench.labelling import LabelTable
+from workbench.provenance import dataset_address, recorded_dataset
 
 log = logging.getLogger("workbench")
 
@@ -137,13 +138,12 @@ def texts_of(store: Store, names: set[str]) -> dict[str, Document]:
 
 def dataset_of(store: Store) -> Dataset:
     """Open the dataset that a store was captured from; another one at its address is refused."""
-    about = store.manifest["dataset"]
     try:
-        dataset = load_dataset(about["address"])
+        dataset = load_dataset(dataset_address(store))
     except UserError as error:
         raise UserError(
             f"spans are counted in the text, and the dataset of {store.folder} is not at hand: {error}"
         ) from None
-    if dataset.fingerprint() != about["fingerprint"]:
-        raise UserError(f"{about['address']} has changed since {store.folder} was captured: capture again")
+    if dataset.fingerprint() != recorded_dataset(store).fingerprint:
+        raise UserError(f"{dataset.address} has changed since {store.folder} was captured: capture again")
     return dataset

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workbench.provenance import recorded_dataset
 from workbench.subjects.protocol import At, Batch, Edit, Edits, Subject, TokenWindow
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def constant(value: Tensor, *, special: bool = False) -> Edit:
 
 def image_path(store: Store, sequence: int) -> Path:
     """Return where an image of a store was when it was captured: paths count from the dataset's folder."""
-    return Path(store.manifest["dataset"].get("folder") or "", store.examples.paths[sequence])
+    return Path(recorded_dataset(store).folder, store.examples.paths[sequence])
 
 
 def stored_examples(store: Store, sequences: Sequence[int]) -> list[Any]:

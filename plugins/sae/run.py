@@ -95,7 +95,9 @@ def run(context: Context) -> Result:
     result.add_weights(
         "dictionary", dictionary.tensors(), description=f"TopK autoencoder of {hook_point}", config=dictionary.config()
     )
-    if config.pages.latents:
+    if config.pages.latents and not context.has_subject:
+        log.warning("latents are not described: the store does not say which subject it is of; give --model")
+    elif config.pages.latents:
         log.info("describing latents")
         chosen = choose_latents(active, around, config.pages.latents, context.rng("pages"))
         pages = make_pages(store, context.subject(), dictionary, active, around, chosen, config.pages)
@@ -189,6 +191,9 @@ def splice_in(context: Context, split: Split, ways: dict[str, Dictionary], mean:
     """Measure the subject's loss with reconstructions in place, or say in the log why not."""
     if not context.config.evaluate.splice_tokens:
         context.log.info("nothing is spliced into the subject: evaluate.splice_tokens=0")
+        return None
+    if not context.has_subject:
+        context.log.warning("nothing is spliced into the subject: the store does not say which; give --model")
         return None
     subject = context.subject()
     if reason := why_not(context.store, subject, ways["dictionary"]):

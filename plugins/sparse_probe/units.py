@@ -14,6 +14,7 @@ import torch
 from workbench.errors import UserError, nearest
 from workbench.probes import Standardiser
 from workbench.probes.moments import ClassMoments
+from workbench.provenance import recorded_model
 
 if TYPE_CHECKING:
     from workbench.cache import Store
@@ -60,12 +61,12 @@ def choose_hook_points(store: Store, wanted: str | Sequence[str] | None, diction
 
 def check_dictionary(store: Store, dictionary: Dictionary) -> None:
     """Refuse a dictionary of another subject or of another width than what the store holds."""
-    held = store.manifest["model"]["fingerprint"]
-    if dictionary.subject_fingerprint and dictionary.subject_fingerprint != held:
+    held = recorded_model(store)
+    if dictionary.subject_fingerprint and held.fingerprint and dictionary.subject_fingerprint != held.fingerprint:
         raise UserError(
             f"dictionary {dictionary.address} was trained on {dictionary.subject_address} (fingerprint "
             f"{dictionary.subject_fingerprint[:12]}), but {store.folder} holds activations of "
-            f"{store.manifest['model']['address']} (fingerprint {held[:12]})"
+            f"{held.address} (fingerprint {held.fingerprint[:12]})"
         )
     if dictionary.hook_in in store.hook_points:
         width = int(np.prod(store.hook_points[dictionary.hook_in].shape))

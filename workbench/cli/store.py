@@ -1,4 +1,4 @@
-"""``workbench store``: look at a store, check it, add labels to it."""
+"""``workbench store``: look at a store, check it, add labels to it; see `transfer` for export and import."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli import options
+from workbench.cli import options, transfer
 from workbench.cli.printing import log_to_terminal, print_json, print_table
 
 if TYPE_CHECKING:
     from workbench.cache import Store
 
-app = typer.Typer(help="Look at an activation store, check it, add labels to it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at an activation store, check it, add labels to it, export it, import one.", no_args_is_help=True
+)
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_)
 
 Folder = Annotated[Path, typer.Argument(metavar="ACTS", help="Folder of the store.", show_default=False)]
 
@@ -93,11 +97,13 @@ def label(
 
 def facts_of(store: Store) -> dict[str, Any]:
     """Return what there is to know of a store, as plain values."""
+    from workbench.provenance import recorded_dataset, recorded_model
+
     manifest = store.manifest
     return {
         "folder": str(store.folder),
-        "model": manifest.get("model", {}).get("address", "unknown"),
-        "dataset": manifest.get("dataset", {}).get("address", "unknown"),
+        "model": recorded_model(store).address or "unknown",
+        "dataset": recorded_dataset(store).address or "unknown",
         "rows": store.n_rows,
         "rows_planned": store.n_rows_planned,
         "finished": store.finished,

@@ -19,7 +19,6 @@ from workbench.cache.files import BLOCK_BYTES, cannot_write
 from workbench.cache.prefetch import Prefetcher
 from workbench.errors import UserError
 from workbench.progress import Ticker, progress
-from workbench.store_formats.arrays import Layout
 from workbench.store_formats.export_rows import BATCH_BYTES
 from workbench.store_formats.export_source import source_of_export
 from workbench.store_formats.records import TOKENIZER, read_metadata, software
@@ -34,7 +33,7 @@ def import_store(
     out: str | Path,
     kind: str | None = None,
     hooks: str | Sequence[str] = (),
-    layout: Layout | None = None,
+    layout: str | None = None,
     tokens: str | None = None,
     documents: str | None = None,
     special_tokens: Sequence[int] = (),
@@ -174,6 +173,8 @@ def describe_import(opened: Source, digests: dict[Path, str]) -> dict[str, Any]:
     """Return what the manifest says of an import; the fingerprints are held against those of a later call."""
     source = json.dumps([opened.kind, opened.arrays, [digests[file] for file in opened.files]])
     return {
+        "model": {"address": "", "fingerprint": ""},
+        "dataset": {"address": "", "fingerprint": "", "folder": ""},
         **opened.provenance,
         "fingerprints": {**opened.fingerprints, "source": xxhash.xxh3_128_hexdigest(source.encode())},
         "import": {"from": opened.kind, "source": str(opened.path.resolve()), "files": len(opened.files)},

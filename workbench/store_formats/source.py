@@ -29,7 +29,7 @@ class Options:
     """How a source is to be understood; see `workbench.store_formats.importing.import_store`."""
 
     hooks: tuple[str, ...] = ()
-    layout: Layout | None = None
+    layout: str | None = None
     tokens: str | None = None
     documents: str | None = None
     special_tokens: tuple[int, ...] = ()
@@ -101,9 +101,7 @@ def source_of_arrays(path: Path, kind: str, options: Options) -> Source:
     UserError
         If it cannot be read, or it is not clear what is what.
     """
-    layout: Layout = options.layout or "rows"
-    if layout not in get_args(Layout):
-        raise UserError(f"layout {layout!r}: must be one of {', '.join(get_args(Layout))}")
+    layout = layout_of(options.layout)
     open_file = opener(kind)
     arrays = [array for file in files_in(path, SUFFIXES[kind]) for array in open_file(file)]
     documents = None if options.documents == EACH else options.documents
@@ -129,6 +127,15 @@ def source_of_arrays(path: Path, kind: str, options: Options) -> Source:
         name: [[places[array.file], array.key] for array in group] for name, group in chosen.hook_points.items()
     }
     return Source(kind, path, columns, examples, files, [layout, described])
+
+
+def layout_of(word: str | None) -> Layout:
+    """Return the layout that is meant; rows if none is named."""
+    for known in get_args(Layout):
+        if known == (word or "rows"):
+            found: Layout = known
+            return found
+    raise UserError(f"layout {word!r}: must be one of {', '.join(get_args(Layout))}")
 
 
 def n_rows_of(arrays: Sequence[ForeignArray], layout: Layout) -> int:
