@@ -152,6 +152,9 @@ class ExportFolder:
             self._release()
             if not self.rows_done:
                 shutil.rmtree(self.part, ignore_errors=True)  # nothing to go on from
+        if isinstance(error, OSError):  # what is wrong with the store has errors of its own
+            kept = f"; {self.rows_done} rows are kept: mend this and run again" if self.rows_done else ""
+            raise UserError(f"{cannot_write(self.part, error)}{kept}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -70,9 +70,9 @@ class ExportFormat(ABC):
         self.extent = extent
         self.row_bytes = sum(point.row_bytes for point in taken)
         n = max(1, extent.file_bytes // (self.row_bytes * extent.window_rows))  # windows of a piece
-        per_batch = min(n, max(1, BATCH_BYTES // (self.row_bytes * extent.window_rows)))
-        self.batch_rows = per_batch * extent.window_rows
-        self.piece_rows = n // per_batch * self.batch_rows
+        n_batches = -(-n // max(1, BATCH_BYTES // (self.row_bytes * extent.window_rows)))
+        self.batch_rows = n // n_batches * extent.window_rows
+        self.piece_rows = n_batches * self.batch_rows
 
     @classmethod
     def fit(cls, point: Taken, asked: str | None) -> Taken:

@@ -137,13 +137,12 @@ def export_store(
     if not finished_export(folder, identity):
         if not store.finished:
             log.warning("%s is unfinished: %d of %d rows are exported", store.folder, n_rows, store.n_rows_planned)
-        with ExportFolder(folder, identity) as made:
-            writer = kind(made.part, taken, extent)
-            with closing(writer):
-                write_rows(store, taken, mask, writer, made)
-                made.note(n_rows, writer.finish(made.files))
+        with ExportFolder(folder, identity) as made, closing(kind(made.part, taken, extent)) as writer:
+            write_rows(store, taken, mask, writer, made)
+            made.note(n_rows, writer.finish(made.files))
             plan = exported_plan(store, mask)
             made.note(n_rows, write_companions(store, plan, made.part, mask))
+            writer.close()
             made.finish(describe_export(store, plan, writer, remarks, n_left_out=store.n_rows - n_rows))
     else:
         log.info("%s is done already", folder)

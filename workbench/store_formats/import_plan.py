@@ -123,6 +123,8 @@ def plan(
 
 def numbered(documents: NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
     """Return the names of documents in order of their first appearance, and the number of each entry's document."""
+    if documents.dtype.kind not in "iuU":
+        raise UserError(f"documents are {documents.dtype}: numbers or names are wanted")
     values, first, inverse = np.unique(documents, return_index=True, return_inverse=True)
     order = np.argsort(first)
     place = np.empty(len(order), np.int64)
