@@ -33,6 +33,7 @@ def make(
     rows: Callable[[int], np.ndarray] = lambda length: np.ones(length, bool),
     bits: dict[str, np.ndarray] | None = None,
     stop: int | None = None,
+    rows_per_shard: int = 8,
     seed: int = 0,
     labels: bool = False,
 ) -> tuple[Store, dict[str, np.ndarray]]:
@@ -50,10 +51,10 @@ def make(
         name: np.frombuffer(rng.bytes(examples.n_rows * spec.row_bytes), spec.stored).reshape(-1, *spec.shape)
         for name, spec in specs.items()
     }
-    with StoreWriter(folder, specs, examples, MANIFEST, rows_per_shard=8) as writer:
+    with StoreWriter(folder, specs, examples, MANIFEST, rows_per_shard=rows_per_shard) as writer:
         end = examples.n_rows if stop is None else stop
-        for first in range(0, end, 5):
-            writer.append({name: array[first : min(first + 5, end)] for name, array in bits.items()})
+        for first in range(0, end, 555):
+            writer.append({name: array[first : min(first + 555, end)] for name, array in bits.items()})
     store = open_store(folder)
     if labels:
         odd = np.arange(examples.n_rows) % 2

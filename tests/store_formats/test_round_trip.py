@@ -16,7 +16,7 @@ RESID, PATTERN, MLP = "blocks.0.hook_resid_post", "blocks.0.attn.hook_pattern", 
 
 
 @pytest.mark.parametrize("to", ["npy", "safetensors", "saelens"])
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
     seed=st.integers(0, 2**32 - 1),
@@ -89,7 +89,7 @@ def spec(dtype):
 def test_bfloat16_exported_as_float32_comes_back_with_every_bit(make_store, specs, tmp_path):
     every = np.arange(1 << 16, dtype=np.uint16).reshape(-1, 4)  # NaN with every payload, -0.0, subnormals
     lengths = [1 << 10] * 16
-    store, _ = make_store(tmp_path / "acts", lengths, specs={MLP: specs[MLP]}, bits={MLP: every})
+    store, _ = make_store(tmp_path / "acts", lengths, specs={MLP: specs[MLP]}, bits={MLP: every}, rows_per_shard=4096)
     export_store(store, to="npy", out=tmp_path / "out", dtype="float32")
     assert np.load(tmp_path / "out" / f"{MLP}.npy").dtype == np.float32
     back = import_store(tmp_path / "out", out=tmp_path / "back")
@@ -119,3 +119,17 @@ def test_an_exported_store_can_be_exported_again(make_store, tmp_path):
     export_store(open_store(tmp_path / "b"), to="safetensors", out=tmp_path / "c")
     last = import_store(tmp_path / "c", out=tmp_path / "d")
     assert stored_bits(last, RESID) == bits[RESID].tobytes()
+
+
+def test_int8_goes_out_as_the_float32_values_that_it_stands_for(make_store, tmp_path):
+    x = np.random.default_rng(0).standard_normal((60, 5), np.float32)
+    x[:, 2] *= 300  # a channel with a factor of its own
+    np.save(tmp_path / "x.npy", x)
+    store = import_store(tmp_path / "x.npy", out=tmp_path / "acts", hooks=RESID, store_dtype="int8")
+    assert store.hook_points[RESID].dtype == "int8"
+    assert 0 < np.abs(store.read(RESID) - x).max() < 300 * 4 / 127
+    done = export_store(store, to="safetensors", out=tmp_path / "out")
+    assert done.remarks == (f"{RESID} is written as float32; the store has int8.",)
+    back = import_store(tmp_path / "out", out=tmp_path / "back")
+    assert back.hook_points[RESID].dtype == "float32"
+    assert back.read(RESID).tobytes() == store.read(RESID).tobytes()

@@ -17,7 +17,7 @@ MLP = "blocks.1.hook_mlp_out"
 WINDOW, WIDTH, VOCABULARY = 16, 8, 50
 pytestmark = [
     pytest.mark.slow,  # importing sae_lens and transformer_lens takes ten seconds
-    pytest.mark.filterwarnings("ignore:Dataset is not tokenized", "ignore:The training dataset contains fewer samples"),
+    pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated", "ignore:All samples in the training dataset"),
 ]
 
 
@@ -108,7 +108,7 @@ def test_a_topk_autoencoder_of_its_own_trains_on_an_export(make_store, tmp_path,
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 

@@ -22,9 +22,7 @@ Foreign = Annotated[
         show_default=False,
     ),
 ]
-StoreDtype = typer.Option(
-    help="Round values to float32, float16 or bfloat16; their own type, bit for bit, if not given."
-)
+OWN = "their own type, bit for bit, if not given"
 
 
 def export(
@@ -32,7 +30,9 @@ def export(
     to: Annotated[str, typer.Option(help="Format: npy, safetensors or saelens.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist. An interrupted export is continued.")],
     hook: Annotated[list[str] | None, typer.Option(help="Hook point or pattern; repeatable; all if not given.")] = None,
-    dtype: Annotated[str | None, StoreDtype] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help=f"Round values to float32, float16 or bfloat16; {OWN} (int8: as float32).")
+    ] = None,
     special: Annotated[bool, typer.Option(help="Export rows of special tokens too.")] = True,
     context_size: Annotated[
         int | None,
@@ -94,7 +94,9 @@ def import_(
     special_token: Annotated[
         list[int] | None, typer.Option(help="Id of a special token, whose rows are flagged; repeatable.")
     ] = None,
-    store_dtype: Annotated[str | None, StoreDtype] = None,
+    store_dtype: Annotated[
+        str | None, typer.Option(help=f"Round values to float32, float16, bfloat16 or int8; {OWN}.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Copy activations of another program into a store.

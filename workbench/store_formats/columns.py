@@ -13,6 +13,7 @@ from workbench.cache import ActivationSpec, StoreError, narrow, widen
 from workbench.cache.schema import STORED_AS, Dtype
 from workbench.errors import UserError
 
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 BITS = ("uint16", "void16")  # how NumPy's files hold the bits of bfloat16
 ONE_AXIS = "width"
 
@@ -83,22 +84,21 @@ def column(name: str, rows: Rows, asked: str | None, axes: tuple[str, ...] | Non
 
 def stored_type(name: str, dtype: str, asked: str | None) -> Dtype:
     """Return the type in which values of a foreign type are stored."""
-    known = {word: word for word in STORED_AS}
-    if asked is not None and asked not in known:
-        raise UserError(f"dtype {asked!r}: must be one of {', '.join(known)}")
+    if asked is not None and asked not in STORED_AS:
+        raise UserError(f"dtype {asked!r}: must be one of {', '.join(STORED_AS)}")
     if dtype in BITS and asked != "bfloat16":
         raise UserError(f"{name} is {dtype}: if these are the bits of bfloat16, give --store-dtype bfloat16")
     if dtype == "float64" and asked is None:
         raise UserError(
             f"{name} is float64, which a store does not hold: give --store-dtype float32 to have it rounded"
         )
-    if dtype not in {*known, "float64", *BITS}:
+    if dtype not in FLOATS and dtype not in BITS:
         raise UserError(f"{name} is {dtype}: activations are floats; name the hook points with --hook NAME=PATTERN")
     return asked or dtype  # type: ignore[return-value]  # one of the literal's words, by the checks above
 
 
 def converted(name: str, values: NDArray[Any], dtype: str, stored: Dtype, first_row: int) -> NDArray[Any]:
-    """Return values in the stored type: bit for bit where it is their own, else rounded.
+    """Return values in the stored type: bit for bit where it is their own, else rounded; for int8 as float32.
 
     Raises
     ------
@@ -118,4 +118,6 @@ def converted(name: str, values: NDArray[Any], dtype: str, stored: Dtype, first_
     if dtype == "float64" and (beyond := np.isinf(wide) & np.isfinite(values)).any():
         at = tuple(int(i) for i in np.argwhere(beyond)[0])
         raise UserError(f"{name}, row {first_row + at[0]}: {values[at]:.6g} is beyond float32's largest, 3.40282e+38")
+    if stored == "int8":  # the writer chooses factors and rounds
+        return wide
     return narrow(wide, stored, hook_point=name, first_row=first_row)

@@ -87,10 +87,21 @@ class ExportFormat(ABC):
 
     @classmethod
     def remarks(
-        cls, store: Store, taken: Sequence[Taken], mask: NDArray[np.bool_], window_rows: int, *, pack: bool
+        cls, store: Store, taken: Sequence[Taken], *, n_wanted: int, n_rows: int, window_rows: int, pack: bool
     ) -> list[str]:
-        """Return a sentence for each thing that the format does not express."""
-        return []
+        """Return a sentence for each thing that the format does not express, or not in the store's own way.
+
+        Parameters
+        ----------
+        store, taken
+            What is exported.
+        n_wanted, n_rows : int
+            Rows that were to be exported, and those that are.
+        window_rows, pack
+            See `workbench.store_formats.export_rows.whole_windows`.
+        """
+        changed = [point for point in taken if point.dtype != point.spec.dtype]
+        return [f"{each.name} is written as {each.dtype}; the store has {each.spec.dtype}." for each in changed]
 
     @property
     def n_pieces(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_BYTES = 16 << 20  # what is read and written at a time
+EXPORTED: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
+"""Number types of exports; of int8 the values are exported, as float32, which has each of them exactly."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Taken:
         array = to_array(tensor)
         if self.dtype == self.spec.dtype:
             return array
-        wide = widen(array) if self.spec.dtype == "bfloat16" else array.astype(np.float32)
+        wide = widen(array) if self.spec.dtype == "bfloat16" else array.astype(np.float32, copy=False)
         return narrow(wide, self.dtype, hook_point=self.name, first_row=first_row)
 
 
@@ -71,15 +73,15 @@ def take_hook_points(store: Store, wanted: str | Sequence[str] | None, dtype: st
     UserError
         If a name or pattern matches nothing, or for an unknown type.
     """
-    if dtype is not None and dtype not in get_args(Dtype):
-        raise UserError(f"dtype {dtype!r}: must be one of {', '.join(get_args(Dtype))}")
+    if dtype is not None and dtype not in EXPORTED:
+        raise UserError(f"dtype {dtype!r}: must be one of {', '.join(EXPORTED)}")
     chosen = named(store.hook_points, wanted, str(store.folder))
     return [Taken(name, store.hook_points[name], own_type(store.hook_points[name], dtype)) for name in chosen]
 
 
 def own_type(spec: ActivationSpec, asked: str | None) -> Dtype:
-    """Return the type in which a hook point is exported: the one asked for, else its own."""
-    return next(known for known in get_args(Dtype) if known == (asked or spec.dtype))
+    """Return the type in which a hook point is exported: the one asked for, else its own if exports have it."""
+    return next((known for known in EXPORTED if known == (asked or spec.dtype)), "float32")
 
 
 def take_rows(store: Store, special: bool) -> NDArray[np.bool_]:

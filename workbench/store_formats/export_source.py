@@ -91,8 +91,8 @@ def joined(arrays: list[ForeignArray], dtype: str) -> Joined:
 
 
 def restored(name: str, rows: Rows, dtype: str, spec: ActivationSpec, asked: str | None) -> Column:
-    """Return a hook point in the type and shape that it had in the store, or in the type asked for."""
-    stored = stored_type(name, spec.dtype, asked)
+    """Return a hook point in the type and shape that it had in the store, of int8 as float32, or as asked for."""
+    stored = stored_type(name, "float32" if spec.dtype == "int8" else spec.dtype, asked)
     return Column(
         replace(spec, dtype=stored), rows, lambda values, first: converted(name, values, dtype, stored, first)
     )

@@ -117,7 +117,7 @@ def export_store(
         raise UserError(f"context size and pack are for saelens; {to} has no windows: leave them out")
     taken = [kind.fit(point, dtype) for point in take_hook_points(store, hooks, dtype)]
     mask = take_rows(store, special)
-    window_rows = 1
+    n_wanted, window_rows = int(mask.sum()), 1
     if kind.has_windows:
         window_rows, mask = whole_windows(store.origins, mask, context_size, pack=pack)
     n_rows = int(mask.sum())
@@ -133,7 +133,7 @@ def export_store(
         "file_bytes": file_bytes,
     }
     folder = Path(out)
-    remarks = kind.remarks(store, taken, mask, window_rows, pack=pack)
+    remarks = kind.remarks(store, taken, n_wanted=n_wanted, n_rows=n_rows, window_rows=window_rows, pack=pack)
     if not finished_export(folder, identity):
         if not store.finished:
             log.warning("%s is unfinished: %d of %d rows are exported", store.folder, n_rows, store.n_rows_planned)

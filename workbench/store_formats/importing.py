@@ -66,7 +66,7 @@ def import_store(
         By default all rows are of one document; in the layout of sequences, each sequence is one.
     special_tokens : sequence of int
         Ids of special tokens, such as the one that begins a text: their rows are flagged.
-    store_dtype : "float32", "float16" or "bfloat16", optional
+    store_dtype : "float32", "float16", "bfloat16" or "int8", optional
         Type to store; the values' own if not given.
 
     Returns

@@ -18,6 +18,7 @@ from workbench.cache import Examples, LabelInfo, Store
 from workbench.cache import examples as examples_file
 from workbench.cache import labels as label_files
 from workbench.cache.files import cannot_write, file_digest
+from workbench.cache.manifest import RESERVED
 from workbench.errors import UserError
 from workbench.store_formats.export_folder import METADATA, FileRecord
 from workbench.store_formats.export_format import ExportFormat
@@ -25,7 +26,6 @@ from workbench.store_formats.export_format import ExportFormat
 FORMAT = "workbench export"
 SCHEMA = 1
 TOKENIZER = "tokenizer"
-OWN_KEYS = ("format", "schema", "modality", "n_rows", "rows_per_shard", "chunk_rows", "activations", "examples")
 
 
 def write_companions(store: Store, plan: Examples, folder: Path, mask: NDArray[np.bool_]) -> dict[str, FileRecord]:
@@ -99,8 +99,11 @@ def describe_export(
         "activations": {
             point.name: {**point.spec.to_json(), "exported": writer.describe(point)} for point in writer.taken
         },
-        "store": {"fingerprint": store.fingerprint()}
-        | {name: value for name, value in manifest.items() if name not in (*OWN_KEYS, "finished", "shards")},
+        "store": {
+            "fingerprint": store.fingerprint(),
+            "fingerprints": manifest["fingerprints"],
+            **{name: value for name, value in manifest.items() if name not in RESERVED},
+        },
         "software": software(),
     }
 

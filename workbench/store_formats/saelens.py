@@ -59,19 +59,16 @@ class SaelensExport(ExportFormat):
 
     @classmethod
     def remarks(
-        cls, store: Store, taken: Sequence[Taken], mask: NDArray[np.bool_], window_rows: int, *, pack: bool
+        cls, store: Store, taken: Sequence[Taken], *, n_wanted: int, n_rows: int, window_rows: int, pack: bool
     ) -> list[str]:
-        """Return a sentence for each thing that the format does not express."""
-        said = []
+        """Return a sentence for each thing that the format does not express, or not in the store's own way."""
+        said = super().remarks(store, taken, n_wanted=n_wanted, n_rows=n_rows, window_rows=window_rows, pack=pack)
         for point in taken:
-            if point.dtype != point.spec.dtype:
-                said.append(f"{point.name} is written as {point.dtype}; the store has {point.spec.dtype}.")
             if len(point.spec.shape) != 1:
                 shape = " × ".join(map(str, point.spec.shape)) or "one number"
                 said.append(f"{point.name}: the {shape} of a row are laid side by side, {width(point)} numbers.")
-        n_left_out = len(mask) - int(mask.sum())
-        if n_left_out:
-            share = f"{n_left_out:,} of {len(mask):,} rows ({100 * n_left_out / len(mask):.1f} %)"
+        if n_left_out := n_wanted - n_rows:
+            share = f"{n_left_out:,} of {n_wanted:,} rows ({100 * n_left_out / n_wanted:.1f} %)"
             cure = "" if pack else "; a smaller context size leaves out fewer, and pack only those of the last window"
             said.append(f"{share} are left out, because they fill no window of {window_rows} rows{cure}.")
         if pack:
