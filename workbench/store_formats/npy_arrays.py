@@ -35,14 +35,25 @@ def open_npy(path: Path) -> list[ForeignArray]:
     del found
 
     def read(first: int, end: int) -> NDArray[Any]:
-        if not is_in_order:  # columns lie together: the pages of a stretch of rows are all over the file
-            return native(np.load(path, mmap_mode="r", allow_pickle=False)[first:end])
+        if not is_in_order:
+            return native(stretch_of_columns(path, shape, dtype, place, first, end))
         values = np.empty((end - first, *shape[1:]), dtype)
         with path.open("rb", buffering=0) as file:
             fill(path, file, place + first * values[:1].nbytes, raw(values))
         return native(values)
 
     return [ForeignArray(path, path.stem, shape, dtype.name, read)]
+
+
+def stretch_of_columns(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], place: int, first: int, end: int
+) -> NDArray[Any]:
+    """Read some rows of an array in Fortran's order, in which the same entry of all rows lies together."""
+    columns = np.empty((int(np.prod(shape[1:], dtype=np.int64)), end - first), dtype)
+    with path.open("rb", buffering=0) as file:
+        for number, column in enumerate(columns):
+            fill(path, file, place + (number * shape[0] + first) * dtype.itemsize, raw(column))
+    return columns.reshape(-1).reshape((end - first, *shape[1:]), order="F")
 
 
 def fill(path: Path, file: Any, place: int, buffer: memoryview) -> None:

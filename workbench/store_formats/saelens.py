@@ -88,7 +88,7 @@ class SaelensExport(ExportFormat):
         window_rows = self.extent.window_rows
         columns = [windows(values[point.name].reshape(len(origins), -1), window_rows) for point in self.taken]
         if self._has_tokens():
-            tokens = pa.array(np.ascontiguousarray(origins["token"]))
+            tokens = numbers(origins["token"], pa.int32())
             columns.append(pa.FixedSizeListArray.from_arrays(tokens, window_rows))
         self._stream.write_batch(pa.record_batch(columns, schema=self._schema))
 
@@ -167,6 +167,12 @@ def schema(taken: Sequence[Taken], extent: Extent, described: Mapping[str, Any])
 def windows(values: NDArray[Any], window_rows: int) -> pa.Array:
     """Return rows [rows, width] as lists of lists, one for each window, without copying a number."""
     n_rows, n_wide = values.shape
-    rows = pa.array(np.arange(0, n_rows * n_wide + 1, n_wide, dtype=np.int32))
-    bounds = pa.array(np.arange(0, n_rows + 1, window_rows, dtype=np.int32))
-    return pa.ListArray.from_arrays(bounds, pa.ListArray.from_arrays(rows, pa.array(values.reshape(-1))))
+    rows = numbers(np.arange(0, n_rows * n_wide + 1, n_wide, dtype=np.int32), pa.int32())
+    bounds = numbers(np.arange(0, n_rows + 1, window_rows, dtype=np.int32), pa.int32())
+    entries = numbers(values.reshape(-1), ARROW[values.dtype.name])
+    return pa.ListArray.from_arrays(bounds, pa.ListArray.from_arrays(rows, entries))
+
+
+def numbers(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Return numbers as an Arrow array that shares their memory; `pa.array` would import pandas to find that out."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])

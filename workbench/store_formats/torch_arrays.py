@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from workbench.errors import UserError
 from workbench.store_formats.arrays import ForeignArray
 
-MAPPED_BYTES = 1 << 30  # of a mapped file are read before it is mapped anew: what is read counts as memory
+MAPPED_BYTES = 64 << 20  # of a mapped file are read before it is mapped anew: what was read counts as memory
 
 
 class TensorArchive:
