@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from torch import Tensor
 from workbench.cache import ActivationSpec, to_array
 from workbench.errors import UserError
 from workbench.subjects.protocol import HookPoint, Subject
+from workbench.transfer import HostCopies, HostCopy, to_device
 
 StoreDtype = Literal["float32", "float16", "bfloat16", "int8"]
 
@@ -40,9 +41,25 @@ def activation_spec(point: HookPoint, subject: Subject, context_length: int, sto
     return ActivationSpec(axes, cast("tuple[int, ...]", shape), cast("StoreDtype", kept))
 
 
-def rows_of(
-    point: HookPoint, value: Tensor, of_batch: Tensor, at: Tensor, lengths: Tensor, spec: ActivationSpec
-) -> Tensor:
+class Places(NamedTuple):
+    """Where the rows of a batch are.
+
+    Attributes
+    ----------
+    of_batch, at, lengths : int64 Tensor [rows]
+        Example in the batch, position in it, and length of the example, of each row.
+    """
+
+    of_batch: Tensor
+    at: Tensor
+    lengths: Tensor
+
+    def to(self, device: Any) -> Places:
+        """Return them on a device; the host does not wait."""
+        return Places(*(to_device(each, device) for each in self))
+
+
+def rows_of(point: HookPoint, value: Tensor, places: Places, spec: ActivationSpec) -> Tensor:
     """Take rows out of a captured activation.
 
     Parameters
@@ -51,8 +68,8 @@ def rows_of(
         Names the axes of `value`.
     value : Tensor
         As captured.
-    of_batch, at, lengths : int64 Tensor [rows]
-        Example in the batch, position in it, and length of the example, of each row.
+    places : Places
+        Which, on the device of `value`.
     spec : ActivationSpec
         What a row is.
 
@@ -61,37 +78,95 @@ def rows_of(
     Tensor [rows, ...]
         Keys of attention past the end of an example are NaN.
     """
-    of_batch, at = of_batch.to(value.device), at.to(value.device)
     along = row_axis(point)
     if along is None:
-        return value[of_batch]
-    rows = value.movedim(point.axes.index(along), 1)[of_batch, at]
+        return value[places.of_batch]
+    rows = value.movedim(point.axes.index(along), 1)[places.of_batch, places.at]
     if "key" not in spec.axes:
         return rows
     key = 1 + spec.axes.index("key")
     full = rows.new_full((len(rows), *spec.shape), torch.nan)
     full.narrow(key, 0, rows.shape[key]).copy_(rows)
-    is_past = torch.arange(full.shape[key], device=full.device) >= lengths.to(full.device)[:, None]
+    is_past = torch.arange(full.shape[key], device=full.device) >= places.lengths[:, None]
     shape = [len(rows)] + [full.shape[key] if axis == key else 1 for axis in range(1, full.ndim)]
     return full.masked_fill_(is_past.view(shape), torch.nan)
 
 
-def storable(rows: Tensor, name: str, spec: ActivationSpec, first_row: int) -> NDArray[Any]:
-    """Return rows as the store takes them: of its own dtype bit for bit, of another as float32 for it to round.
+class RowsOnTheWay:
+    """Rows of one hook point on their way to the store: rounded on the subject's device, copied without waiting.
 
-    Raises
-    ------
-    UserError
-        If the subject itself overflowed in float16.
+    Parameters
+    ----------
+    rows : Tensor [rows, ...]
+        From `rows_of`. Where one may have overflowed, they are kept on the device as well.
+    name : str
+        The hook point.
+    spec : ActivationSpec
+        What the store takes.
+    copies : HostCopies
+        Takes them to the host.
+
+    Attributes
+    ----------
+    n_bytes : int
+        That they fill on the host.
     """
-    if rows.dtype == torch.float16:
-        # scores of positions that are not seen are minus infinity by design
-        overflowed = torch.isposinf(rows) if name.endswith("attn_scores") else torch.isinf(rows)
-        if overflowed.any():
-            row = first_row + int(overflowed.flatten(1).any(1).nonzero()[0])
-            raise UserError(
-                f"{name}, row {row}: overflow, the subject runs in float16; load it with dtype bfloat16 or float32"
-            )
-    if str(rows.dtype) != f"torch.{spec.dtype}":
-        rows = rows.float()
-    return to_array(rows)
+
+    def __init__(self, rows: Tensor, name: str, spec: ActivationSpec, copies: HostCopies) -> None:
+        dtype = torch.float32 if spec.dtype == "int8" else getattr(torch, spec.dtype)  # int8: the store scales itself
+        kept = rows.to(dtype)
+        self.name, self._dtype = name, dtype
+        self.n_bytes = kept.nbytes
+        self._overflow: tuple[HostCopy, Tensor] | None = None
+        if (rows.dtype != dtype or dtype == torch.float16) and not surely_fit(rows, dtype):
+            # how a NaN is rounded differs between devices, and on one between the ends of a tensor and its middle
+            kept = kept.masked_fill(rows.isnan(), torch.nan)
+            self._overflow = copies.start(overflowed(rows, kept, name).any()), rows
+        self._kept = copies.start(kept)
+
+    def array(self, first_row: int) -> NDArray[Any]:
+        """Return the rows as the store takes them, once they have arrived.
+
+        Parameters
+        ----------
+        first_row : int
+            Number of the first row in the store, for the error message.
+
+        Raises
+        ------
+        UserError
+            If a finite value became infinite, in the subject itself or by rounding.
+        """
+        kept = self._kept.get()
+        if self._overflow is not None and self._overflow[0].get():
+            rows = self._overflow[1].cpu()
+            at = tuple(int(i) for i in overflowed(rows, kept, self.name).nonzero()[0])
+            where = f"{self.name}, row {first_row + at[0]}"
+            if rows.dtype == torch.float16:
+                raise UserError(
+                    f"{where}: overflow, the subject runs in float16; load it with dtype bfloat16 or float32"
+                )
+            largest, said = torch.finfo(self._dtype).max, str(self._dtype).removeprefix("torch.")
+            wider = "bfloat16 or float32" if self._dtype == torch.float16 else "float32"
+            raise UserError(f"{where}: {rows[at]:.6g} is beyond {said}'s largest, {largest:.6g}; store as {wider}")
+        return to_array(kept)
+
+
+def surely_fit(rows: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether it takes one look to see that no value is infinite, NaN or beyond a type's largest.
+
+    False on a device: to look would be to wait for it.
+    """
+    if rows.device.type != "cpu" or not rows.numel():
+        return False
+    largest = min(torch.finfo(dtype).max, torch.finfo(rows.dtype).max)
+    low, high = rows.aminmax()  # both are NaN if one is
+    return bool(low >= -largest) and bool(high <= largest)
+
+
+def overflowed(rows: Tensor, kept: Tensor, name: str) -> Tensor:
+    """Return which values are infinite and should not be, bool [rows, ...]: `kept` is `rows` rounded."""
+    if rows.dtype != torch.float16:
+        return kept.isinf() & ~rows.isinf()
+    # the subject itself overflows in float16; scores of positions that are not seen are minus infinity by design
+    return rows.isposinf() if name.endswith("attn_scores") else rows.isinf()

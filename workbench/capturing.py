@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from workbench.cache import ActivationSpec, Store, StoreWriter, open_store
+from workbench.cache import Store, StoreWriter, open_store
+from workbench.capture_passes import forward
 from workbench.capture_plan import Plan, Planner
-from workbench.capture_rows import activation_spec, row_axis, rows_of, storable
+from workbench.capture_rows import activation_spec, row_axis
 from workbench.datasets.loading import load_dataset
 from workbench.datasets.protocol import Dataset
 from workbench.datasets.text import TextList
 from workbench.errors import UserError
 from workbench.labelling import labels_of_dataset
-from workbench.progress import progress
 from workbench.subjects.protocol import HookPoint, Subject
 from workbench.subjects.sources import load_subject
 
@@ -184,51 +182,3 @@ def software() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def forward(
-    subject: Subject,
-    dataset: Dataset,
-    plan: Plan,
-    specs: dict[str, ActivationSpec],
-    writer: StoreWriter,
-    batch_size: int | None,
-) -> None:
-    """Run the batches that are still wanting and append their rows."""
-    with progress(writer.n_rows, "rows", "capture", log, done=writer.next_row) as ticker:
-        for sequences in plan.batches(batch_size, writer.next_row):
-            values = run_batch(subject, dataset, plan, specs, sequences)
-            done = writer.next_row - int(plan.examples.first_rows[sequences.start])
-            writer.append({name: array[done:] for name, array in values.items()})
-            ticker.advance(len(next(iter(values.values()))) - done)
-
-
-def run_batch(
-    subject: Subject, dataset: Dataset, plan: Plan, specs: dict[str, ActivationSpec], sequences: range
-) -> dict[str, NDArray[Any]]:
-    """Run one batch and return the rows of its sequences, by hook point, as the store takes them."""
-    examples = plan.examples
-    if subject.modality == "text":
-        batch = subject.batch([plan.window(s) for s in sequences])
-    else:
-        documents = [plan.documents[examples.sequence_document[s]] for s in sequences]
-        batch = subject.batch([dataset.document(d).image for d in documents])
-        wanted = int(examples.bounds[1])
-        if batch.mask.shape[1] != wanted:
-            names = examples.documents[examples.sequence_document[sequences.start]]
-            raise UserError(
-                f"the images from {names!r} on have {batch.mask.shape[1]} positions, where the first has {wanted}: "
-                "bring all to the same size"
-            )
-    captured = subject.capture(batch, list(specs))
-    positions = [examples.positions_of(s) for s in sequences]
-    of_batch = torch.from_numpy(np.repeat(np.arange(len(positions)), [len(each) for each in positions]))
-    at = torch.from_numpy(np.concatenate(positions))
-    lengths = torch.from_numpy(np.diff(examples.bounds)[sequences.start : sequences.stop])[of_batch]
-    first_row = int(examples.first_rows[sequences.start])
-    return {
-        name: storable(
-            rows_of(subject.hook_points[name], captured[name], of_batch, at, lengths, spec), name, spec, first_row
-        )
-        for name, spec in specs.items()
-    }

@@ -54,13 +54,13 @@ def test_options_reach_loader_and_store(line, tmp_path):
 
 
 def test_an_interruption_is_130_and_the_same_command_goes_on(line, tmp_path, monkeypatch, capsys):
-    import workbench.capturing
+    import workbench.capture_passes
 
     def interrupted(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(workbench.capturing, "run_batch", interrupted)
+        patch.setattr(workbench.capture_passes, "run_batch", interrupted)
         assert main(line()) == 130
     assert "the same command continues" in capsys.readouterr().err
     assert not open_store(tmp_path / "acts").finished

@@ -111,13 +111,13 @@ class BridgeSubject(TapedSubject):
         """See `Subject.batch`; without a tokenizer, token ids or `TokenWindow`s only."""
         if self.text is None and not any(isinstance(example, str) for example in examples):
             windows = [example if isinstance(example, TokenWindow) else _bare(example) for example in examples]
-            batch = pad_windows(windows, 0, self.n_context, self.device)
+            batch = pad_windows(windows, 0, self.n_context)
         else:
-            batch = self._text().batch(examples, self.device)
+            batch = self._text().batch(examples)
         low, high = int(batch.inputs.min()), int(batch.inputs.max())
         if low < 0 or high >= self.n_vocab:
             raise UserError(f"token id {low if low < 0 else high}: {self.address} has ids 0 to {self.n_vocab - 1}")
-        return batch
+        return batch.to(self.device)  # only now: to look at what is on a device is to wait for it
 
     def windows(self, text: str, n_context: int | None = None) -> list[TokenWindow]:
         """See `Subject.windows`."""

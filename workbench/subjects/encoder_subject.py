@@ -49,16 +49,16 @@ class TextSubject(StackedSubject):
         if lowest < 0 or highest >= n_vocab:
             wrong = lowest if lowest < 0 else highest
             raise UserError(f"token id {wrong}: {self.address} has token ids 0 to {n_vocab - 1}")
-        return batch
+        return batch.to(self.device)  # only now: to look at what is on a device is to wait for it
 
     def padded(self, examples: Sequence[Any]) -> Batch:
-        """Pad examples into one batch on the subject's device."""
+        """Pad examples into one batch."""
         if self.text is not None:
-            return self.text.batch(examples, self.device)
+            return self.text.batch(examples)
         if any(isinstance(example, str) for example in examples):
             raise UserError(f"{self.address} was saved without a tokenizer: it takes token ids, not text")
         windows = [example if isinstance(example, TokenWindow) else plain_window(example) for example in examples]
-        return pad_windows(windows, 0, self.n_context, self.device)
+        return pad_windows(windows, 0, self.n_context)
 
     def windows(self, text: str, n_context: int | None = None) -> list[TokenWindow]:
         """See `Subject.windows`."""

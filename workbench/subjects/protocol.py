@@ -83,11 +83,12 @@ class Batch:
         return int(self.inputs.shape[0])
 
     def to(self, device: Any) -> Batch:
-        """Return the batch with every tensor on `device`."""
-        extra = {name: value.to(device) for name, value in self.extra.items()}
-        return replace(
-            self, inputs=self.inputs.to(device), mask=self.mask.to(device), special=self.special.to(device), extra=extra
-        )
+        """Return the batch with every tensor on `device`; on the way there the host does not wait."""
+        from workbench.transfer import to_device
+
+        inputs, mask, special = (to_device(each, device) for each in (self.inputs, self.mask, self.special))
+        extra = {name: to_device(value, device) for name, value in self.extra.items()}
+        return replace(self, inputs=inputs, mask=mask, special=special, extra=extra)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import xxhash
 
 from workbench.errors import UserError
 from workbench.subjects.protocol import Batch, TokenWindow
+from workbench.transfer import to_device
 
 PROBE = "a"  # any text that every tokenizer turns into at least one ordinary token
 
@@ -187,5 +188,5 @@ def pad_windows(windows: Sequence[TokenWindow], pad_id: int, n_context: int, dev
     for row, window in enumerate(windows):
         end = len(window.tokens)
         tokens[row, :end], mask[row, :end], special[row, :end] = window.tokens, True, window.special
-    inputs, seen, flags = (torch.from_numpy(array).to(device) for array in (tokens, mask, special))
+    inputs, seen, flags = (to_device(torch.from_numpy(array), device) for array in (tokens, mask, special))
     return Batch(inputs=inputs, mask=seen, special=flags)

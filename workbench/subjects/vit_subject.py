@@ -19,6 +19,7 @@ from workbench.subjects.images import ImageProcessor, open_image
 from workbench.subjects.protocol import Batch
 from workbench.subjects.stacked import StackedSubject
 from workbench.subjects.vit import VisionTransformer
+from workbench.transfer import to_device
 
 
 class VisionSubject(StackedSubject):
@@ -73,7 +74,7 @@ class VisionSubject(StackedSubject):
         if len(shapes) != 1:
             found = ", ".join(str(shape) for shape in sorted(shapes)) or "none"
             raise UserError(f"images of {found}: a batch takes at least one, all of the same size")
-        pixels = torch.stack(images).to(device=self.device, dtype=self.dtype)
+        pixels = to_device(torch.stack(images).to(self.dtype), self.device)
         grid = [size // patch for size, patch in zip(pixels.shape[2:], self.arch.patch_size, strict=True)]
         if not all(grid):
             raise UserError(f"images of {tuple(pixels.shape[2:])} are smaller than a patch, {self.arch.patch_size}")

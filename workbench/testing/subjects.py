@@ -10,9 +10,11 @@ Use a small model with random weights and a batch of at least two examples of di
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from workbench.errors import UserError
 from workbench.subjects.protocol import At, Batch, Edit, Subject
@@ -66,6 +68,32 @@ def check_forward_order(subject: Subject, batch: Batch) -> None:
         out = subject.run(batch, capture=order, stop_after=name)
         assert out.value is None, f"stopped after {name}, but gave a value"
         assert list(out.captured) == order[: i + 1], f"stopped after {name}, reached {list(out.captured)[i - 2 :]}"
+
+
+class _Reads(TorchFunctionMode):
+    """Notes the memory that functions of torch are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: set[int] = set()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+        self.storages |= {value.untyped_storage().data_ptr() for value in given}
+        return function(*args, **(kwargs or {}))
+
+
+def check_only_needed_layers_run(subject: Subject, batch: Batch) -> None:
+    """To capture a layer, no weight of a later layer is read."""
+    last_of = {name.split(".")[1]: name for name in subject.hook_points if name.startswith("blocks.")}
+    for layer in range(subject.n_layers):
+        with _Reads() as reads:
+            subject.capture(batch, [last_of[str(layer)]])
+        for other in range(subject.n_layers):
+            for role in ("W_Q", "W_K", "W_V", "W_O"):
+                was_read = subject.weights(role, other).untyped_storage().data_ptr() in reads.storages
+                said = "is read" if was_read else "is not read"
+                assert was_read == (other <= layer), f"{role} of layer {other} {said} to capture {last_of[str(layer)]}"
 
 
 def check_residual_sums(subject: Subject, batch: Batch) -> None:
@@ -307,6 +335,7 @@ def check_gradients_are_slopes(subject: Subject, batch: Batch, step: float = 1e-
 CHECKS: tuple[Check, ...] = (
     check_declared_shapes,
     check_forward_order,
+    check_only_needed_layers_run,
     check_residual_sums,
     check_head_results,
     check_patterns,
