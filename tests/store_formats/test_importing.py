@@ -339,7 +339,7 @@ BAD_INPUT = [
     pytest.param("old.pt", {}, "format before torch 1.6: load and save it again", id="old"),
     pytest.param("text.pt", {}, "text.pt cannot be read as .pt", id="no pt"),
     pytest.param("cut.pt", {}, "cut.pt cannot be read as .pt", id="cut pt"),
-    pytest.param("slash.pt", {}, "hook point name 'a/b': must not", id="name"),
+    pytest.param("slash.pt", {}, "'a/b' cannot be a hook point's name: give it another, --hook 'NAME=a/b'", id="name"),
     pytest.param("mixed", {}, "a.npy and b.pt: say which to import with --from npy|pt", id="mixed"),
     pytest.param("unequal", {}, "different numbers of rows: {'a': 6, 'b': 5}", id="rows"),
     pytest.param("widths", {"hooks": "a=a*"}, "rows must be alike to lie in one hook point", id="widths"),

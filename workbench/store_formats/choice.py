@@ -82,6 +82,9 @@ def choose(arrays: Sequence[ForeignArray], hooks: Sequence[str], tokens: str | N
         found = by_name
     if not found:
         raise UserError(f"{arrays[0].file.parent} holds no activations")
+    for key in found:
+        if not key or "/" in key:
+            raise UserError(f"{key!r} cannot be a hook point's name: give it another, --hook 'NAME={key}'")
     used = {id(array) for group in found.values() for array in group}
     return Choice(found, named_tokens, named_documents, [array for array in left if id(array) not in used])
 

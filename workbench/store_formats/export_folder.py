@@ -109,7 +109,7 @@ class ExportFolder:
                     f"{self.part} is an unfinished export of another store or with other options: remove it, or name "
                     "another folder with --out"
                 )
-            log.info("%s: going on after row %d", self.part, self.rows_done)
+            log.info("%s: going on after %d rows", self.part, self.rows_done)
         else:
             self.note(0, {})
 

@@ -131,21 +131,18 @@ def whole_windows(
     """
     if size is not None and size < 1:
         raise UserError(f"context size {size}: must be at least 1")
-    rows = np.flatnonzero(mask)
-    sequence, position = origins["sequence"][rows], origins["position"][rows]
+    sequence, position = origins["sequence"][mask], origins["position"][mask]
+    n_rows = len(sequence)
     follows = (sequence[1:] == sequence[:-1]) & (position[1:] == position[:-1] + 1)
-    starts = np.concatenate([[0], np.flatnonzero(~follows) + 1])
-    lengths = np.diff(np.append(starts, len(rows)))
+    lengths = np.diff(np.concatenate([[0], np.flatnonzero(~follows) + 1, [n_rows]]))
     longest = int(lengths.max())
     wanted = longest if size is None else size
-    if pack:
-        kept = np.arange(len(rows)) < len(rows) // wanted * wanted
-    else:
-        place = np.arange(len(rows)) - np.repeat(starts, lengths)
-        kept = place < np.repeat(lengths // wanted * wanted, lengths)
-    if not kept.any():
-        what = f"{len(rows)} rows in all" if pack else f"the longest has {longest}"
+    stretches = np.array([n_rows]) if pack else lengths
+    in_windows = stretches // wanted * wanted
+    if not in_windows.any():
+        what = f"{n_rows} rows in all" if pack else f"the longest has {longest}"
         raise UserError(f"context size {wanted}: no window has so many rows, {what}: give a smaller one")
+    kept_and_not = np.stack([in_windows, stretches - in_windows], axis=1).reshape(-1)
     windows = np.zeros(len(mask), np.bool_)
-    windows[rows[kept]] = True
+    windows[mask] = np.repeat(np.arange(len(kept_and_not)) % 2 == 0, kept_and_not)
     return wanted, windows

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from workbench.cache import Store, open_store
 from workbench.errors import UserError, nearest
 from workbench.progress import progress
-from workbench.store_formats.export_folder import ExportFolder
+from workbench.store_formats.export_folder import PROGRESS, ExportFolder
 from workbench.store_formats.export_format import ExportFormat, Extent
 from workbench.store_formats.export_rows import Taken, take_hook_points, take_rows, whole_windows
 from workbench.store_formats.records import describe_export, exported_plan, finished_export, write_companions
@@ -137,14 +137,16 @@ def export_store(
     if not finished_export(folder, identity):
         if not store.finished:
             log.warning("%s is unfinished: %d of %d rows are exported", store.folder, n_rows, store.n_rows_planned)
+        plan = exported_plan(store, mask)
         with ExportFolder(folder, identity) as made, closing(kind(made.part, taken, extent)) as writer:
+            # first, for if they are damaged, it is told before hours of work
+            made.note(made.rows_done, write_companions(store, plan, made.part, mask))
             write_rows(store, taken, mask, writer, made)
             made.note(n_rows, writer.finish(made.files))
-            plan = exported_plan(store, mask)
-            made.note(n_rows, write_companions(store, plan, made.part, mask))
             writer.close()
             made.finish(describe_export(store, plan, writer, remarks, n_left_out=store.n_rows - n_rows))
     else:
+        (folder / PROGRESS).unlink(missing_ok=True)  # left by a kill just after the rename
         log.info("%s is done already", folder)
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Export(folder, n_rows, store.n_rows - n_rows, n_bytes, tuple(remarks))
@@ -169,7 +171,8 @@ def write_rows(
     if done == n_rows:
         return
     left = mask.copy()
-    left[: np.flatnonzero(mask)[done]] = False
+    if done:
+        left[: np.flatnonzero(mask)[done]] = False
     passing = store.sequential([point.name for point in taken], batch_rows=writer.batch_rows, rows=left)
     with progress(n_rows, "rows", "export", log, done=done) as ticker, closing(passing):
         for origins, values in batches(store, taken, passing):

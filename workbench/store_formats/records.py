@@ -65,7 +65,7 @@ def exported_plan(store: Store, mask: NDArray[np.bool_]) -> Examples:
     """Return the plan of a store with some of its committed rows selected, and no others."""
     examples = store.examples
     selected = np.zeros(len(examples.selected), np.bool_)
-    selected[np.flatnonzero(examples.selected)[: store.n_rows][mask]] = True
+    selected[examples.selected] = np.append(mask, np.zeros(examples.n_rows - store.n_rows, np.bool_))
     return replace(examples, selected=selected)
 
 

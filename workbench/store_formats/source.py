@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from workbench.cache import Examples
 from workbench.errors import UserError
 from workbench.store_formats.arrays import ForeignArray, Joined, Layout, files_in
-from workbench.store_formats.choice import choose, named
+from workbench.store_formats.choice import Choice, choose, named
 from workbench.store_formats.columns import Column, column
 from workbench.store_formats.import_plan import EACH, plan_of_rows, plan_of_sequences
 
@@ -115,9 +115,10 @@ def source_of_arrays(path: Path, kind: str, options: Options) -> Source:
     tokens = Joined(chosen.tokens, layout).read(0, n_rows_of(chosen.tokens, layout)) if chosen.tokens else None
     names = np.concatenate([array.whole() for array in chosen.documents]) if chosen.documents else None
     rows = next(iter(joined.values()))
+    hint(options, chosen, joined)
     if layout == "rows":
         given = EACH if options.documents == EACH else names
-        examples = plan_of_rows(rows.n_rows, path.stem, given, tokens, options.special_tokens)
+        examples = plan_of_rows(rows.n_rows, path.resolve().stem, given, tokens, options.special_tokens)
     else:
         examples = plan_of_sequences(rows.lengths, names, tokens, options.special_tokens)
     used = [*(array for group in chosen.hook_points.values() for array in group), *chosen.tokens, *chosen.documents]
@@ -136,6 +137,18 @@ def layout_of(word: str | None) -> Layout:
             found: Layout = known
             return found
     raise UserError(f"layout {word!r}: must be one of {', '.join(get_args(Layout))}")
+
+
+def hint(options: Options, chosen: Choice, joined: dict[str, Joined]) -> None:
+    """Say what was taken for granted, where it decides what rows mean."""
+    name, rows = next(iter(joined.items()))
+    if options.layout is None and len(rows.shape) > 1:
+        log.info(
+            "%s: %d rows of shape %s; if these are sequences of %d positions, say --layout sequences",
+            name, rows.n_rows, list(rows.shape), rows.shape[0],
+        )  # fmt: skip
+    if options.layout != "sequences" and options.documents is None and not chosen.documents:
+        log.info("all rows are of one document; --documents says which belong together, or that each is one")
 
 
 def n_rows_of(arrays: Sequence[ForeignArray], layout: Layout) -> int:
