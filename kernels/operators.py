@@ -3,17 +3,15 @@
 Defined by schema rather than by `torch.library.custom_op`, whose first call imports torch's compiler for seconds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.kernels.selection import ranked
+from workbench.kernels import encoding
 
-TILE_ROWS = 1024
-TILE_LATENTS = 4096
 ANY_DEVICE = "CompositeExplicitAutograd"  # torch's name for a kernel that every device runs
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -34,37 +32,8 @@ torch.library.define("workbench::topk_encode", "(Tensor x, Tensor W_enc, Tensor 
 
 @_reference("topk_encode")
 def topk_encode_reference(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Form scores tile by tile and merge them into a running top k."""
-    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-    values = torch.empty(x.shape[0], 0, dtype=exact, device=x.device)
-    indices = torch.empty(x.shape[0], 0, dtype=torch.int64, device=x.device)
-    for tile in _slices(W_enc.shape[0], TILE_LATENTS):
-        W, b = W_enc[tile].to(exact), b_enc[tile].to(exact)
-        merged = [
-            _merge(values[rows], indices[rows], torch.addmm(b, x[rows].to(exact), W.T), tile.start, k)
-            for rows in _slices(x.shape[0], TILE_ROWS)
-        ]
-        if merged:
-            values, indices = (torch.cat(parts) for parts in zip(*merged, strict=True))
-        else:
-            values, indices = (t.new_empty(0, min(k, tile.stop)) for t in (values, indices))
-    lost = (values == -torch.inf).nonzero(as_tuple=True)
-    if lost[0].numel():  # minus infinity in truth, or NaN: say which
-        latents = indices[lost]
-        values[lost] = (x[lost[0]].to(exact) * W_enc[latents].to(exact)).sum(1) + b_enc[latents].to(exact)
-    return values.to(x.dtype), indices
-
-
-def _merge(values: Tensor, indices: Tensor, scores: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
-    """Merge a tile's scores [rows, tile], latents `start` and on, into a running top k of lower latents."""
-    scores = scores.nan_to_num_(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    here = ranked(scores, min(k, scores.shape[1]))
-    if not values.shape[1]:
-        return scores.gather(1, here), here + start
-    values = torch.cat([values, scores.gather(1, here)], dim=1)
-    indices = torch.cat([indices, here + start], dim=1)
-    order = values.argsort(dim=1, descending=True, stable=True)[:, :k]  # lower latents stand first, so they win ties
-    return values.gather(1, order), indices.gather(1, order)
+    """Choose by torch's product and a bound on its error, then compute the chosen ones exactly."""
+    return encoding.topk_encode(x, W_enc, b_enc, k)
 
 
 torch.library.define("workbench::sparse_decode", "(Tensor values, Tensor indices, Tensor W_dec) -> Tensor")
@@ -112,11 +81,6 @@ def scatter_outer_reference(values: Tensor, indices: Tensor, x: Tensor, n_latent
     starts = torch.searchsorted(latents, torch.arange(n_latents, device=x.device))
     weights = values.flatten()[order]
     return F.embedding_bag(order // values.shape[1], x, starts, mode="sum", per_sample_weights=weights)
-
-
-def _slices(n: int, step: int) -> Iterator[slice]:
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
 
 
 topk_encode = torch.ops.workbench.topk_encode.default

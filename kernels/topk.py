@@ -11,10 +11,13 @@ others, so that second derivatives exist too.
 `scatter_outer`     values, indices, x, n -> W-shaped sums of values[r, i] x[r]
 ==================  ==========================================================================
 
-No [rows, latents] matrix is ever held: scores are formed in tiles and merged into a running top k.
+No [rows, latents] matrix is ever held: scores are formed in tiles, which are looked at and forgotten. On the processor
+compiled kernels answer where there is a C++ compiler (`choice.py`), else plain PyTorch; both give the same bits.
 
-Numbers. Scores of float16 and bfloat16 inputs are formed and ranked in float32, and rounded to the inputs' dtype once
-selected (float16 overflows to infinity beyond 65504). Latents are listed by descending score, equal scores by ascending
+Numbers. Scores are float32, rounded once from a sum in float64 whose order is fixed (`exact.py`): every kernel,
+processor and number of threads ranks and returns the same ones. Scores of float16 and bfloat16 inputs are ranked in
+float32 too, and rounded to the inputs' dtype once selected (float16 overflows to infinity beyond 65504). float64 inputs
+have float64 scores, in torch's order of summation. Latents are listed by descending score, equal scores by ascending
 index. A NaN score ranks as minus infinity, below every finite one; if it is selected all the same, because fewer
 than k others are left, its value is NaN: a broken row is seen, not hidden. +inf ranks first.
 """
@@ -23,7 +26,8 @@ import torch
 from torch import Tensor
 
 from workbench.kernels import operators
-from workbench.kernels.cuda import registration as registration
+from workbench.kernels.cpu import registration as on_cpu  # noqa: F401  # registers kernels
+from workbench.kernels.cuda import registration as on_cuda  # noqa: F401
 from workbench.kernels.errors import KernelError
 
 SUPPORTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

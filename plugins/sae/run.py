@@ -13,6 +13,7 @@ from workbench.cache import Store
 from workbench.context import Context
 from workbench.dictionary import Dictionary
 from workbench.errors import UserError
+from workbench.kernels.choice import in_use
 from workbench.plugins.sae import SaeConfig, figures
 from workbench.plugins.sae.activity import activity, label_correlations, nearest_directions
 from workbench.plugins.sae.latents import Around, choose_latents, make_pages
@@ -28,7 +29,6 @@ from workbench.results import Result
 SAMPLE_ROWS = 16_384
 VALIDATION_ROWS = 2048
 NEIGHBOURS = 5
-OPERATORS = ("topk_encode", "sparse_decode", "gathered_dot", "scatter_outer")
 
 
 def run(context: Context) -> Result:
@@ -42,7 +42,7 @@ def run(context: Context) -> Result:
     if store.origins["special"].all():
         log.info("every row of the store is one of a special token: they are trained on and measured")
     log.info("settings: %s", settings.to_json())
-    context.kernels |= dict.fromkeys(OPERATORS, "reference")
+    context.kernels |= in_use(context.torch_device)
 
     sample = first_rows(store, hook_point, split.train, SAMPLE_ROWS, context).to(context.torch_device)
     scale, sample = normalised(sample, hook_point)

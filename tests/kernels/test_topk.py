@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.kernels import operators
+from workbench.kernels import encoding
 from workbench.kernels.errors import KernelError
 from workbench.kernels.selection import ranked
 from workbench.kernels.topk import gathered_dot, scatter_outer, sparse_decode, topk_encode
@@ -63,11 +63,11 @@ def test_ties_go_to_the_lowest_index(dtype, latents, k):
 
 
 def test_ties_across_tiles_go_to_the_lowest_index(monkeypatch):
-    monkeypatch.setattr(operators, "TILE_LATENTS", 16)
-    monkeypatch.setattr(operators, "TILE_ROWS", 4)
+    monkeypatch.setattr(encoding, "TILE_LATENTS", 16)
+    monkeypatch.setattr(encoding, "TILE_ROWS", 4)
     x, W, b = whole_numbers(11, 3), whole_numbers(133, 3, seed=1), whole_numbers(133, seed=2)
     for k in (1, 5, 17, 40, 133):
-        assert torch.equal(topk_encode(x, W, b, k)[1], encode_naive(x, W, b, k)[1])
+        assert torch.equal(encoding.topk_encode(x, W, b, k)[1], encode_naive(x, W, b, k)[1])
 
 
 @pytest.mark.parametrize("span", [0, 1, 40, 10_000])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from workbench.cli import capture, demo, models, plugin, plugins, report, run, store, zoo
+from workbench.cli import capture, demo, kernels, models, plugin, plugins, report, run, store, zoo
 
 app = typer.Typer(
     help="One workbench for mechanistic interpretability: hook, cache, train, probe and intervene.",
@@ -21,3 +21,4 @@ app.add_typer(store.app, name="store")
 app.command("report")(report.report)
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(plugin.app, name="plugin")
+app.add_typer(kernels.app, name="kernels")
