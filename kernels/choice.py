@@ -13,14 +13,19 @@ variable ``WORKBENCH_KERNELS`` or for a block of code:
 import torch
 
 from workbench.kernels.cpu.choosing import VARIABLE, chosen, facts, use
+from workbench.kernels.cuda.registration import device as gpu
 
 __all__ = ["VARIABLE", "facts", "in_use", "use"]
 
-COMPILED = ("topk_encode",)
-OPERATORS = ("topk_encode", "sparse_decode", "gathered_dot", "scatter_outer")
+OPERATORS = ("topk_encode", "sparse_decode", "gathered_dot", "scatter_outer", "decode_error")
 
 
 def in_use(device: torch.device | str = "cpu") -> dict[str, str]:
     """Return for each operator the kernel that runs for float32 tensors on a device; compiles it if need be."""
-    name = chosen().name if torch.device(device).type == "cpu" else "reference"
-    return {operator: name if operator in COMPILED else "reference" for operator in OPERATORS}
+    device = torch.device(device)
+    if device.type == "cuda":
+        found = gpu(torch.cuda.current_device() if device.index is None else device.index)
+        return dict.fromkeys(OPERATORS, "reference" if isinstance(found, str) else f"cuda {found.architecture}")
+    name = chosen().name if device.type == "cpu" else "reference"
+    unit = name.partition(":")[0]
+    return {operator: name if operator == "topk_encode" else unit for operator in OPERATORS}

@@ -83,10 +83,26 @@ def scatter_outer_reference(values: Tensor, indices: Tensor, x: Tensor, n_latent
     return F.embedding_bag(order // values.shape[1], x, starts, mode="sum", per_sample_weights=weights)
 
 
+torch.library.define(
+    "workbench::decode_error",
+    "(Tensor values, Tensor indices, Tensor W_dec, Tensor b_dec, Tensor target) -> (Tensor, Tensor, Tensor)",
+)
+
+
+@_reference("decode_error")
+def decode_error_reference(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode, take from the target, square and sum; and multiply what is left with the rows of W_dec once more."""
+    left = target - (sparse_decode(values, indices, W_dec) + b_dec)  # by whatever kernels the device has
+    return left.pow(2).sum(1), left, gathered_dot(left, indices, W_dec)
+
+
 topk_encode = torch.ops.workbench.topk_encode.default
 sparse_decode = torch.ops.workbench.sparse_decode.default
 gathered_dot = torch.ops.workbench.gathered_dot.default
 scatter_outer = torch.ops.workbench.scatter_outer.default
+decode_error = torch.ops.workbench.decode_error.default
 
 
 # --- shapes, for torch.compile; torch leaves this decorator untyped -----------------------------------------------
@@ -108,6 +124,11 @@ def _(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:
 @torch.library.register_fake("workbench::scatter_outer")  # type: ignore[untyped-decorator]
 def _(values: Tensor, indices: Tensor, x: Tensor, n_latents: int) -> Tensor:
     return x.new_empty(n_latents, x.shape[1])
+
+
+@torch.library.register_fake("workbench::decode_error")  # type: ignore[untyped-decorator]
+def _(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return target.new_empty(target.shape[0]), target.new_empty(target.shape), target.new_empty(indices.shape)
 
 
 # --- gradients ----------------------------------------------------------------------------------------------------
@@ -156,7 +177,30 @@ def _scatter_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_values, None, grad_x, None
 
 
+def _save_error(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, left, dots = output
+    ctx.mark_non_differentiable(left, dots)
+    ctx.save_for_backward(*inputs, left, dots)
+
+
+def _error_backward(ctx: Any, grad: Tensor, _left: Any, _dots: Any) -> tuple[Tensor | None, ...]:
+    values, indices, W_dec, b_dec, target, left, dots = ctx.saved_tensors
+    if torch.is_grad_enabled():  # to be differentiated once more: by operators that can be
+        left = target - (sparse_decode(values, indices, W_dec) + b_dec)
+        dots = gathered_dot(left, indices, W_dec)
+    wants_values, _, wants_W, wants_b, wants_target = ctx.needs_input_grad
+    twice = 2 * grad[:, None]
+    return (
+        -twice * dots if wants_values else None,
+        None,
+        scatter_outer(-twice * values, indices, left, W_dec.shape[0]) if wants_W else None,
+        -(twice * left).sum(0) if wants_b else None,
+        twice * left if wants_target else None,
+    )
+
+
 torch.library.register_autograd("workbench::topk_encode", _encode_backward, setup_context=_save_encode)
 torch.library.register_autograd("workbench::sparse_decode", _decode_backward, setup_context=_save_all)
 torch.library.register_autograd("workbench::gathered_dot", _dot_backward, setup_context=_save_all)
 torch.library.register_autograd("workbench::scatter_outer", _scatter_backward, setup_context=_save_all)
+torch.library.register_autograd("workbench::decode_error", _error_backward, setup_context=_save_error)

@@ -1,12 +1,13 @@
 """TopK encoding and sparse decoding, with gradients that touch the k active latents of each row and no others.
 
-Four operators, registered with `torch.library` under `workbench::`; `operators.py` holds their definition in plain
+Five operators, registered with `torch.library` under `workbench::`; `operators.py` holds their definition in plain
 PyTorch, which runs on every device. They are closed under differentiation: the backward of each is made of the
 others, so that second derivatives exist too.
 
 ==================  ==========================================================================
 `topk_encode`       x, W_enc, b_enc, k -> the k best latents of each row and their scores
 `sparse_decode`     values, indices, W_dec, b_dec -> rows, sums of k decoder rows
+`decode_error`      values, indices, W_dec, b_dec, target -> what decoding leaves of the target
 `gathered_dot`      x, indices, W -> x[r] · W[indices[r, i]]
 `scatter_outer`     values, indices, x, n -> W-shaped sums of values[r, i] x[r]
 ==================  ==========================================================================
@@ -103,6 +104,46 @@ def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor 
         _same("sparse_decode", ("W_dec", W_dec, 1), ("b_dec", b_dec, 0), "width")
     out: Tensor = operators.sparse_decode(values, indices, W_dec)
     return out if b_dec is None else out + b_dec
+
+
+def decode_error(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compare what the active latents decode to with a target.
+
+    Parameters
+    ----------
+    values, indices, W_dec : Tensor
+        As for `sparse_decode`.
+    b_dec : Tensor [width]
+        Added to every row.
+    target : Tensor [rows, width]
+        Same dtype and device as `values`.
+
+    Returns
+    -------
+    error : Tensor [rows]
+        Squared length of what is left of each row.
+    left : Tensor [rows, width]
+        ``target - sparse_decode(values, indices, W_dec, b_dec)``.
+
+    Raises
+    ------
+    KernelError
+        If shapes, dtypes or devices do not fit.
+
+    Notes
+    -----
+    `error` is differentiable in all tensors but `indices`; `left` is not. The gradient of `values` is computed on the
+    way, while a row's decoder rows are still in the cache, so that a training step is faster than with `sparse_decode`.
+    """
+    _check("decode_error", [("values", values, 2), ("W_dec", W_dec, 2), ("b_dec", b_dec, 1), ("target", target, 2)])
+    _check_indices("decode_error", indices, ("values", values, 2))
+    _same("decode_error", ("W_dec", W_dec, 1), ("b_dec", b_dec, 0), "width")
+    _same("decode_error", ("W_dec", W_dec, 1), ("target", target, 1), "width")
+    _same("decode_error", ("values", values, 0), ("target", target, 0), "rows")
+    error, left, _ = operators.decode_error(values, indices, W_dec, b_dec, target)
+    return error, left
 
 
 def gathered_dot(x: Tensor, indices: Tensor, W: Tensor) -> Tensor:

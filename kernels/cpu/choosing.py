@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from workbench.kernels.cpu.compiler import BuildError
-from workbench.kernels.cpu.library import SCREENS, Library
+from workbench.kernels.cpu.kernels import SCREENS
+from workbench.kernels.cpu.library import Library
 from workbench.kernels.cpu.units import UNITS
 from workbench.kernels.errors import KernelError
 

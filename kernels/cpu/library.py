@@ -9,24 +9,20 @@ import torch
 from torch import Tensor
 
 from workbench.kernels.cpu import compiler
+from workbench.kernels.cpu.interface import POINTER, SIZE, Codes, Encode, Update
 from workbench.kernels.cpu.units import Unit
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-SCREENS = {"auto": -1, "exact": 0, "float32": 1, "int8": 2, "bfloat16": 3}
+FUNCTIONS = {
+    "encode": Encode,
+    "decode": Codes,
+    "dots": Codes,
+    "decode_error": Codes,
+    "scatter": Codes,
+    "update": Update,
+}
 COUNTS = ("candidates", "rescored", "left to float32", "computed exactly")
-POINTER = ctypes.c_void_p
-SIZE = ctypes.c_int64
-
-
-class Encode(ctypes.Structure):
-    """Mirrors `Encode` of csrc/interface.h."""
-
-    _fields_ = (
-        *((name, POINTER) for name in ("x", "W", "b")),
-        *((name, SIZE) for name in ("rows", "width", "latents", "k")),
-        *((name, ctypes.c_int32) for name in ("dtype", "screen", "threads", "unused")),
-        *((name, POINTER) for name in ("values", "indices", "counts", "workspace")),
-    )
+Call = Encode | Codes | Update
 
 
 class Library:
@@ -38,6 +34,12 @@ class Library:
         Compiled first, if need be.
     extra : tuple of str
         Further flags for the compiler.
+
+    Attributes
+    ----------
+    counts : dict of str to int
+        What the last call of the encoder did: pairs that passed a low-precision screen, pairs computed exactly, rows
+        handed on to the float32 screen, rows whose every score was computed exactly.
 
     Raises
     ------
@@ -52,32 +54,31 @@ class Library:
             self._functions = ctypes.CDLL(str(self.path))
         except OSError as error:
             raise compiler.BuildError(f"{self.path} cannot be loaded: {error}") from error
-        self._functions.workbench_encode_bytes.restype = SIZE
         self._functions.workbench_use_threads.argtypes = [POINTER] * 3
-        for name, arguments in {"encode": Encode, "encode_bytes": Encode}.items():
-            getattr(self._functions, f"workbench_{name}").argtypes = [ctypes.POINTER(arguments)]
+        self._functions.workbench_first_bad.argtypes = [ctypes.POINTER(Codes)]
+        self._functions.workbench_first_bad.restype = SIZE
+        self._sized: set[str] = set()
+        for name, structure in FUNCTIONS.items():
+            getattr(self._functions, f"workbench_{name}").argtypes = [ctypes.POINTER(structure)]
+            size = getattr(self._functions, f"workbench_{name}_bytes", None)
+            if size is not None:
+                size.argtypes, size.restype = [ctypes.POINTER(structure)], SIZE
+                self._sized.add(name)
         if threads := _openmp():
             self._functions.workbench_use_threads(*threads)
         self._held = threading.local()
-        self.counts = dict.fromkeys(COUNTS, 0)  # of the last call, for tests and for the curious
+        self.counts = dict.fromkeys(COUNTS, 0)
 
-    def topk_encode(self, x: Tensor, W: Tensor, b: Tensor, k: int, screen: str = "auto") -> tuple[Tensor, Tensor]:
-        """Encode; see `workbench.kernels.topk.topk_encode`. The tensors are checked, on the CPU, and of one dtype."""
-        x, W, b = x.contiguous(), W.contiguous(), b.contiguous()
-        rows, width = x.shape
-        values = torch.empty(rows, k, dtype=torch.float32)
-        indices = torch.empty(rows, k, dtype=torch.int64)
-        counts = torch.zeros(len(COUNTS), dtype=torch.int64)
-        call = Encode(
-            *(t.data_ptr() for t in (x, W, b)), rows, width, W.shape[0], k,
-            DTYPES[x.dtype], SCREENS[screen], torch.get_num_threads(), 0,
-            *(t.data_ptr() for t in (values, indices, counts)),
-        )  # fmt: skip
-        if rows:
-            call.workspace = self._workspace(self._functions.workbench_encode_bytes(ctypes.byref(call)))
-            self._functions.workbench_encode(ctypes.byref(call))
-        self.counts = dict(zip(COUNTS, counts.tolist(), strict=True))
-        return values.to(x.dtype), indices
+    def run(self, name: str, call: Call) -> None:
+        """Call a function of csrc/interface.h with torch's number of threads and as much workspace as it needs."""
+        call.threads = torch.get_num_threads()
+        if name in self._sized:
+            call.workspace = self._workspace(getattr(self._functions, f"workbench_{name}_bytes")(ctypes.byref(call)))
+        getattr(self._functions, f"workbench_{name}")(ctypes.byref(call))
+
+    def first_bad(self, call: Codes) -> int:
+        """Return the number of the first index that names no latent, or -1."""
+        return int(self._functions.workbench_first_bad(ctypes.byref(call)))
 
     def _workspace(self, n_bytes: int) -> int:
         """Return the address of memory that this thread keeps: fresh pages at each call would cost a tenth of it."""

@@ -4,25 +4,30 @@ Importing this costs nothing: a unit is compiled and loaded when the first tenso
 reference answers for float64, and where no unit can be had.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
 
 from workbench.kernels import operators
-from workbench.kernels.cpu.choosing import Choice, chosen
+from workbench.kernels.cpu import kernels
+from workbench.kernels.cpu.choosing import chosen
 from workbench.kernels.cpu.library import DTYPES
 
 
-def _kernels(tensor: Tensor) -> Choice | None:
-    """Find what compiled kernels there are for a tensor's dtype; None if the reference must do it."""
-    if tensor.dtype not in DTYPES:
-        return None
-    choice = chosen()
-    return choice if choice.library is not None else None
+def _register(name: str, kernel: Callable[..., Any], reference: Callable[..., Any], screened: bool = False) -> None:
+    """Register a kernel for tensors on the processor; its first argument tells the dtype."""
+
+    @torch.library.impl(f"workbench::{name}", "CPU")
+    def _(*arguments: Any) -> Any:
+        choice = chosen() if arguments[0].dtype in DTYPES else None
+        if choice is None or choice.library is None:
+            return reference(*arguments)
+        return kernel(choice.library, *arguments, *([choice.screen] if screened else []))
 
 
-@torch.library.impl("workbench::topk_encode", "CPU")
-def _topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    choice = _kernels(x)
-    if choice is None or choice.library is None:
-        return operators.topk_encode_reference(x, W_enc, b_enc, k)
-    return choice.library.topk_encode(x, W_enc, b_enc, int(k), choice.screen)
+_register("topk_encode", kernels.topk_encode, operators.topk_encode_reference, screened=True)
+_register("sparse_decode", kernels.sparse_decode, operators.sparse_decode_reference)
+_register("gathered_dot", kernels.gathered_dot, operators.gathered_dot_reference)
+_register("scatter_outer", kernels.scatter_outer, operators.scatter_outer_reference)
+_register("decode_error", kernels.decode_error, operators.decode_error_reference)

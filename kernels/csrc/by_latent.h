@@ -9,8 +9,9 @@
 namespace {
 
 // The latents of one row, and the number of its first pair.
+template <class Index>
 struct Span {
-    const int32_t* latents;
+    const Index* latents;
     int64_t n, first;
 };
 
@@ -22,12 +23,12 @@ class ByLatent {
     }
 
     // `span(r)` gives the latents of row r. Each thread counts and fills in its own range of latents.
-    template <class Rows>
-    void sort(const Team& team, int64_t rows, Rows span) {
+    template <class Spans>
+    void sort(const Team& team, int64_t rows, Spans span) {
         const int64_t first = team.first(n_latents), last = team.last(n_latents);
         std::fill(starts + first, starts + last, 0);
         for (int64_t r = 0; r < rows; r++) {
-            const Span row = span(r);
+            const auto row = span(r);
             for (int64_t i = 0; i < row.n; i++)
                 if (row.latents[i] >= first && row.latents[i] < last) starts[row.latents[i]]++;
         }
@@ -41,34 +42,41 @@ class ByLatent {
             }
         }
         team.wait();
-        // Filling moves each start to its latent's end, which is the next one's start: shifted back below.
         for (int64_t r = 0; r < rows; r++) {
-            const Span row = span(r);
+            const auto row = span(r);
             for (int64_t i = 0; i < row.n; i++)
                 if (row.latents[i] >= first && row.latents[i] < last) pairs[starts[row.latents[i]]++] = row.first + i;
         }
-        team.wait();
+        team.wait();  // filling has moved each start to the end of its latent's pairs
     }
 
-    // Call work(latent, pairs, n) for this member's latents that have pairs; threads get equal numbers of pairs.
+    // Call work(latent, pairs, n) for each of this member's latents. A thread gets a share of the cost, which is
+    // 1 for a pair and `for_itself` for a latent; with 0, latents without pairs are left out.
     template <class Work>
-    void each(const Team& team, Work work) const {
-        const int64_t total = n_pairs();
-        // A latent belongs to the thread in whose share its first pair lies, whatever its number of pairs.
-        const int64_t share = total * team.id / team.size, end = total * (team.id + 1) / team.size;
-        int64_t j = share ? std::lower_bound(starts, starts + n_latents, share) - starts + 1 : 0;
-        for (; j < n_latents; j++) {
-            const int64_t begin = j ? starts[j - 1] : 0;
-            if (begin >= end) break;
-            if (starts[j] > begin) work(j, pairs + begin, starts[j] - begin);
+    void each(const Team& team, int64_t for_itself, Work work) const {
+        const int64_t whole = n_pairs() + for_itself * n_latents;
+        const int64_t from = whole * team.id / team.size, to = whole * (team.id + 1) / team.size;
+        // A latent belongs to the share in which its cost begins.
+        const auto cost_before = [&](int64_t j) { return begin(j) + for_itself * j; };
+        int64_t low = 0, high = n_latents;
+        while (low < high) {
+            const int64_t middle = (low + high) / 2;
+            if (cost_before(middle) < from)
+                low = middle + 1;
+            else
+                high = middle;
         }
+        for (int64_t j = low; j < n_latents && cost_before(j) < to; j++)
+            if (for_itself || starts[j] > begin(j)) work(j, pairs + begin(j), starts[j] - begin(j));
     }
 
     int64_t n_pairs() const { return n_latents ? starts[n_latents - 1] : 0; }
 
   private:
+    int64_t begin(int64_t j) const { return j ? starts[j - 1] : 0; }
+
     int64_t n_latents;
-    int64_t *starts, *pairs;  // after sort: pairs of latent j end at starts[j]
+    int64_t *starts, *pairs;  // after sort, pairs of latent j end at starts[j]
 };
 
 }  // namespace

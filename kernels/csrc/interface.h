@@ -29,3 +29,40 @@ struct Encode {
     int64_t* counts;   // [N_COUNTS]
     void* workspace;   // as many bytes as workbench_encode_bytes says
 };
+
+// Codes: row r has the latents indices[r, i] with values[r, i], i < k. Which arrays are read and written depends on the
+// function; all are contiguous.
+struct Codes {
+    const float* values;     // [rows, k]
+    const int64_t* indices;  // [rows, k]
+    const void* W;           // [latents, width], of `dtype`
+    const float* x;          // [rows, width]
+    const float* bias;       // [width]
+    float* out;              // decode, error: [rows, width]; dots: [rows, k]; scatter: [latents, width]
+    float* dots;             // error: [rows, k]
+    float* errors;           // error: [rows]
+    int64_t rows, k, width, latents;
+    int32_t dtype, threads;
+    void* workspace;  // scatter: as many bytes as workbench_scatter_bytes says
+};
+
+// A gradient as it comes from the backward pass: the sum over r and i of values[r, i] rows[r] in row indices[r, i].
+struct Factor {
+    const float* values;
+    const int64_t* indices;
+    const float* rows;  // [n, width]
+    int64_t n, k;
+};
+
+// One step of Adam on a matrix with a row per latent, and on a number per latent beside it, from their factors.
+struct Update {
+    float *W, *W_first, *W_second;           // [latents, width] and its moments
+    float *bias, *bias_first, *bias_second;  // [latents] and its moments, or null; its gradient is the sum of values
+    const Factor* factors;
+    int64_t n_factors, latents, width;
+    float step_size, beta1, beta2, epsilon, root;  // lr / (1 - beta1^t); sqrt(1 - beta2^t)
+    int32_t tangent;    // take the part along the row from each row's gradient
+    int32_t unit_rows;  // make rows of length 1 after the step
+    int32_t threads;
+    void* workspace;  // as many bytes as workbench_update_bytes says
+};

@@ -25,10 +25,10 @@ class Rescore {
     void run(const Team& team) {
         order.sort(team, problem.rows, [&](int64_t r) {
             const int64_t n = std::max(problem.found[r], 0);
-            return Span{problem.survivors + r * problem.room, n, r * problem.room};
+            return Span<int32_t>{problem.survivors + r * problem.room, n, r * problem.room};
         });
         double* const w = latents[size_t(team.id)];
-        order.each(team, [&](int64_t j, const int64_t* pairs, int64_t n) {
+        order.each(team, 0, [&](int64_t j, const int64_t* pairs, int64_t n) {
             to_doubles(problem.W.row(j, wide[size_t(team.id)]), problem.width, w);
             const float b = problem.b.at(j);
             for (int64_t i = 0; i < n; i++) {

@@ -15,15 +15,17 @@ SCREENS = [f"{unit.name}:{screen}" for unit in RUNNABLE for screen in unit.scree
 
 
 def pytest_generate_tests(metafunc):
-    """Give a test that takes `kernel` every kernel that runs here, in every way it can choose latents."""
+    """Give a test that takes `unit` every kernel that runs here, and `kernel` also every way to choose latents."""
     if "kernel" in metafunc.fixturenames:
         metafunc.parametrize("kernel", [*SCREENS, "reference"])
+    if "unit" in metafunc.fixturenames:
+        metafunc.parametrize("unit", [*(unit.name for unit in RUNNABLE), "reference"])
     if "family" in metafunc.fixturenames:
         metafunc.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(scope="session")
-def kernels() -> list[str]:
+def all_kernels() -> list[str]:
     """Every kernel that runs here."""
     return [*SCREENS, "reference"]
 

@@ -3,15 +3,17 @@
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from workbench.kernels import encoding
+from workbench.kernels.choice import use
 from workbench.kernels.errors import KernelError
 from workbench.kernels.selection import ranked
-from workbench.kernels.topk import gathered_dot, scatter_outer, sparse_decode, topk_encode
+from workbench.kernels.topk import decode_error, gathered_dot, scatter_outer, sparse_decode, topk_encode
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 # rows, width, latents, k: one of everything, k = latents, odd sizes, several tiles
@@ -102,7 +104,7 @@ def test_nan_ranks_last_and_is_seen_if_nothing_else_is_left():
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("rows", "width", "latents", "k"), SIZES)
-def test_linear_operators_equal_their_definition(device, dtype, rows, width, latents, k):
+def test_linear_operators_equal_their_definition(unit, device, dtype, rows, width, latents, k):
     values, x = gaussian(rows, k, dtype=dtype), gaussian(rows, width, seed=1, dtype=dtype)
     values[0] = 0  # a row with no active latent
     W, b = gaussian(latents, width, seed=2, dtype=dtype), gaussian(width, seed=3, dtype=dtype)
@@ -113,31 +115,48 @@ def test_linear_operators_equal_their_definition(device, dtype, rows, width, lat
         "dot": torch.einsum("rw,rkw->rk", x.double(), W.double()[indices]),
         "scatter": dense.T @ x.double(),
     }
+    want["left"] = x.double() - want["decode"]
+    want["error"] = want["left"].pow(2).sum(1)
     values, x, W, b, indices = (t.to(device) for t in (values, x, W, b, indices))
-    got = {
-        "decode": sparse_decode(values, indices, W, b),
-        "dot": gathered_dot(x, indices, W),
-        "scatter": scatter_outer(values, indices, x, latents),
-    }
+    with use(unit):
+        error, left = decode_error(values, indices, W, b, x)
+        got = {
+            "decode": sparse_decode(values, indices, W, b),
+            "dot": gathered_dot(x, indices, W),
+            "scatter": scatter_outer(values, indices, x, latents),
+            "left": left,
+            "error": error,
+        }
     for name, tensor in got.items():
         assert tensor.dtype == dtype
         scale = float(want[name].abs().max())
         torch.testing.assert_close(tensor.cpu().double(), want[name], rtol=0, atol=TOLERANCE[dtype] * scale, msg=name)
 
 
-def dense_step(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int) -> Tensor:
-    """A TopK autoencoder's reconstruction with [rows, latents] matrices everywhere."""
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, Tensor], Tensor]
+
+
+def dense_step(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int, target: Tensor) -> Tensor:
+    """Square errors of a TopK autoencoder with [rows, latents] matrices everywhere."""
     scores = x @ W_enc.T + b_enc
     top = scores.topk(k, dim=1)
     codes = torch.zeros_like(scores).scatter(1, top.indices, top.values.relu())
-    return codes @ W_dec + b_dec
+    return (codes @ W_dec + b_dec - target).pow(2).sum(1)
 
 
-def sparse_step(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int) -> Tensor:
+def sparse_step(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int, target: Tensor
+) -> Tensor:
     values, indices = topk_encode(x, W_enc, b_enc, k)
-    return sparse_decode(values.relu(), indices, W_dec, b_dec)
+    return (sparse_decode(values.relu(), indices, W_dec, b_dec) - target).pow(2).sum(1)
 
 
+def fused_step(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int, target: Tensor) -> Tensor:
+    values, indices = topk_encode(x, W_enc, b_enc, k)
+    return decode_error(values.relu(), indices, W_dec, b_dec, target)[0]
+
+
+@pytest.mark.parametrize("step", [sparse_step, fused_step])
 @pytest.mark.parametrize(
     ("latents", "k", "bias"),
     [
@@ -148,17 +167,17 @@ def sparse_step(x: Tensor, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: T
         pytest.param(31, 4, -1e3, id="none positive"),
     ],
 )
-def test_gradients_equal_dense_autograd(latents, k, bias):
+def test_gradients_equal_dense_autograd(step, latents, k, bias):
     shapes = [(12, 9), (latents, 9), (latents,), (latents, 9), (9,)]
     inputs = [gaussian(*shape, seed=i, dtype=torch.float64) for i, shape in enumerate(shapes)]
     inputs[2] = inputs[2] + bias
     target = gaussian(12, 9, seed=9, dtype=torch.float64)
     grads = []
-    for step in (dense_step, sparse_step):
-        leaves = [t.clone().requires_grad_() for t in inputs]
-        (step(*leaves, k) - target).pow(2).sum().backward()
+    for way in (dense_step, step):
+        leaves = [t.clone().requires_grad_() for t in (*inputs, target)]
+        way(*leaves[:5], k, leaves[5]).sum().backward()
         grads.append([leaf.grad for leaf in leaves])
-    for name, want, got in zip(("x", "W_enc", "b_enc", "W_dec", "b_dec"), *grads, strict=True):
+    for name, want, got in zip(("x", "W_enc", "b_enc", "W_dec", "b_dec", "target"), *grads, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12, msg=name)
 
 
@@ -166,12 +185,14 @@ def test_first_and_second_derivatives_numerically():
     x, W, b, v = (
         gaussian(*s, seed=i, dtype=torch.float64).requires_grad_() for i, s in enumerate([(3, 4), (6, 4), (6,), (3, 2)])
     )
+    c = gaussian(4, seed=4, dtype=torch.float64).requires_grad_()
     indices = torch.tensor([[0, 5], [2, 2], [4, 1]])
     for function, inputs in [
         (lambda x, W, b: topk_encode(x, W, b, 2)[0], (x, W, b)),
         (lambda v, W: sparse_decode(v, indices, W), (v, W)),
         (lambda x, W: gathered_dot(x, indices, W), (x, W)),
         (lambda v, x: scatter_outer(v, indices, x, 6), (v, x)),
+        (lambda v, W, c, x: decode_error(v, indices, W, c, x)[0], (v, W, c, x)),
     ]:
         assert torch.autograd.gradcheck(function, inputs)
         assert torch.autograd.gradgradcheck(function, inputs)
@@ -234,6 +255,22 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(done.stdout) < 150  # MB; a tile of scores is 16 MB
 
 
+@pytest.mark.parametrize("bad", [-1, 5, 2**40])
+def test_an_index_that_names_no_latent_is_refused(bad):
+    values, x, W = torch.zeros(2, 4), torch.zeros(2, 3), torch.zeros(5, 3)
+    indices = torch.zeros(2, 4, dtype=torch.int64)
+    indices[1, 2] = bad
+    with use("generic"):
+        for call in (
+            lambda: sparse_decode(values, indices, W),
+            lambda: gathered_dot(x, indices, W),
+            lambda: scatter_outer(values, indices, x, 5),
+            lambda: decode_error(values, indices, W, x[0], x),
+        ):
+            with pytest.raises(KernelError, match=rf"indices\[1, 2\] is {bad}; there are latents 0 to 4"):
+                call()
+
+
 x, W, b, i = torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(5), torch.zeros(2, 4, dtype=torch.int64)
 BAD_INPUT = [
     pytest.param(lambda: topk_encode(x, W, b, 0), "k=0 must be between 1 and 5", id="k of zero"),
@@ -246,6 +283,8 @@ BAD_INPUT = [
     pytest.param(lambda: sparse_decode(torch.zeros(2, 3), i, W), "does not fit values (2, 3)", id="indices"),
     pytest.param(lambda: sparse_decode(torch.zeros(2, 4), i.int(), W), "must be int64", id="index dtype"),
     pytest.param(lambda: sparse_decode(torch.zeros(2, 4), i, W, b), "width differs", id="decoder bias"),
+    pytest.param(lambda: decode_error(torch.zeros(2, 4), i, W, b, x), "width differs", id="bias of the error"),
+    pytest.param(lambda: decode_error(torch.zeros(2, 4), i, W, b[:3], x[:1]), "rows differs", id="target"),
     pytest.param(lambda: gathered_dot(x[:1], i, W), "does not fit x (1, 3)", id="rows"),
     pytest.param(lambda: scatter_outer(torch.zeros(2, 4), i, x[:1], 5), "rows differs", id="rows of x"),
 ]
@@ -270,20 +309,22 @@ def test_operators_keep_the_rules_of_torch_library(device):
         (ops.sparse_decode, (values, indices, W)),
         (ops.gathered_dot, (x, indices, W)),
         (ops.scatter_outer, (values, indices, x, 9)),
+        (ops.decode_error, (values, indices, W, x[0].detach().requires_grad_(), x)),
     ]:
         torch.library.opcheck(op.default, args)
 
 
 @pytest.mark.slow
-def test_a_compiled_step_gives_the_same_gradients():
+@pytest.mark.parametrize("way", [sparse_step, fused_step])
+def test_a_compiled_step_gives_the_same_gradients(way):
     inputs = [gaussian(*s, seed=i) for i, s in enumerate([(12, 9), (31, 9), (31,), (31, 9), (9,)])]
-    compiled = torch.compile(sparse_step, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(way, backend="aot_eager", fullgraph=True)
     grads = []
-    for step, rows in itertools.product((sparse_step, compiled), (12, 7)):
+    for step, rows in itertools.product((way, compiled), (12, 7)):
         leaves = [
             t[:rows].clone().requires_grad_() if i == 0 else t.clone().requires_grad_() for i, t in enumerate(inputs)
         ]
-        step(*leaves, 4).pow(2).sum().backward()
+        step(*leaves, 4, inputs[0][:rows]).sum().backward()
         grads.append([leaf.grad for leaf in leaves])
     for want, got in [(grads[0], grads[2]), (grads[1], grads[3])]:
         for a, b in zip(want, got, strict=True):
