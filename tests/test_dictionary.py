@@ -1,12 +1,10 @@
 """Dictionaries: codes and reconstructions, files of ours and of SAELens, refusals, splicing into a live model."""
 
-import json
 import logging
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from workbench.dictionary import Dictionary, load_dictionary
 from workbench.errors import UserError
@@ -114,6 +112,28 @@ def test_saved_and_loaded_is_the_same(activation, tmp_path):
     assert loaded.address == str(tmp_path / "d")
 
 
+@pytest.mark.parametrize("normalisation", ["layer_norm", "unit_norm"])
+def test_rows_are_normalised_one_by_one_and_brought_back(normalisation, tmp_path):
+    dictionary, x = make(normalisation=normalisation), 3 + 2 * rows()
+    mean, length = torch.zeros(len(x), 1), x.norm(dim=1, keepdim=True) / WIDTH**0.5
+    inside = x / length
+    if normalisation == "layer_norm":
+        mean, length = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+        inside = (x - mean) / (length + 1e-5)
+    plain = replace(dictionary, normalisation="none")
+    want = plain.encode_dense(inside)
+    torch.testing.assert_close(dictionary.encode_dense(x), want)
+    torch.testing.assert_close(dictionary.reconstruct(x), plain.reconstruct(inside) * length + mean)
+    codes = dictionary.encode(x)
+    torch.testing.assert_close(dictionary.decode(*codes, x), dictionary.reconstruct(x))
+    with pytest.raises(UserError, match="give decode the rows"):
+        dictionary.decode(*codes)
+    dictionary.save(tmp_path / "d")
+    assert load_dictionary(tmp_path / "d").fingerprint() == dictionary.fingerprint() != plain.fingerprint()
+    assert (dictionary.config()["schema"], plain.config()["schema"]) == (2, 1)
+    assert dictionary.reconstruct(torch.zeros(2, WIDTH)).isfinite().all()
+
+
 def test_a_run_folder_is_an_address(tmp_path):
     from workbench.results import Result
 
@@ -195,6 +215,7 @@ BAD_INPUT = [
     pytest.param(lambda s: make(k=0), "k=0 must be between 1 and 20", id="k"),
     pytest.param(lambda s: make(b_enc=torch.zeros(3)), "b_enc is (3,), must be (20,)", id="shape"),
     pytest.param(lambda s: make(activation="gated"), "activation 'gated'", id="activation"),
+    pytest.param(lambda s: make(normalisation="batch"), "rows normalised by 'batch'", id="normalisation"),
     pytest.param(
         lambda s: make(hook_out="blocks.1.hook_resid_post").edit(), "an edit needs one hook point", id="transcoder"
     ),
@@ -216,91 +237,3 @@ def test_bad_input_is_explained(call, says, subject):
     with pytest.raises(UserError) as error:
         call(subject)
     assert says in str(error.value)
-
-
-# --- SAELens ------------------------------------------------------------------------------------------------------
-def saelens_folder(path, architecture="topk", **config):
-    dictionary = make({"topk": "topk", "standard": "relu", "jumprelu": "jumprelu"}.get(architecture, "topk"))
-    tensors = {name: getattr(dictionary, name).contiguous() for name in ("W_dec", "b_enc", "b_dec")}
-    tensors["W_enc"] = dictionary.W_enc.T.contiguous()
-    if architecture == "jumprelu":
-        tensors["threshold"] = dictionary.threshold
-    settings = {
-        "architecture": architecture,
-        "d_in": WIDTH,
-        "d_sae": LATENTS,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"sae_lens_version": "6.54.12", "hook_name": HOOK, "model_name": "tiny"},
-    } | ({"k": 3} if architecture == "topk" else {})
-    path.mkdir()
-    save_file(tensors, path / "sae_weights.safetensors")
-    (path / "cfg.json").write_text(json.dumps(settings | config))
-    return dictionary, path
-
-
-@pytest.mark.parametrize("architecture", ["topk", "standard", "jumprelu"])
-def test_saelens_folders_are_read(architecture, tmp_path):
-    ours, folder = saelens_folder(tmp_path / "sae", architecture)
-    theirs = load_dictionary(folder)
-    torch.testing.assert_close(theirs.encode_dense(rows()), replace(ours, scale=1.0).encode_dense(rows()))
-    assert (theirs.hook_in, theirs.subject_address, theirs.subject_fingerprint) == (HOOK, "tiny", "")
-
-
-def test_saelens_folders_of_old_versions_are_read(tmp_path):
-    old = {
-        "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}, "hook_point": HOOK,
-        "model_name": "tiny", "metadata": None,
-    }  # fmt: skip
-    _, folder = saelens_folder(tmp_path / "sae", "standard", **old)
-    theirs = load_dictionary(folder)
-    assert (theirs.activation, theirs.k, theirs.hook_in, theirs.subject_address) == ("topk", 3, HOOK, "tiny")
-
-
-@pytest.mark.parametrize(
-    ("config", "says"),
-    [
-        ({"architecture": "gated"}, "architecture 'gated'; supported: topk, standard, jumprelu"),
-        ({"normalize_activations": "layer_norm"}, "normalised by 'layer_norm' are not supported"),
-        ({"metadata": {}}, "names no hook point"),
-    ],
-)
-def test_what_saelens_has_and_we_have_not_is_refused(config, says, tmp_path):
-    _, folder = saelens_folder(tmp_path / "sae", **config)
-    with pytest.raises(UserError, match=says):
-        load_dictionary(folder)
-
-
-def test_a_damaged_folder_is_named(tmp_path):
-    _, folder = saelens_folder(tmp_path / "sae")
-    (folder / "sae_weights.safetensors").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"sae_weights\.safetensors is damaged"):
-        load_dictionary(folder)
-    (folder / "sae_weights.safetensors").unlink()
-    with pytest.raises(UserError, match=r"sae_weights\.safetensors is missing"):
-        load_dictionary(folder)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # importing sae_lens warns of others' deprecations
-@pytest.mark.parametrize(
-    ("architecture", "config"),
-    [
-        ("topk", {}),
-        ("topk", {"rescale_acts_by_decoder_norm": True}),
-        ("topk", {"apply_b_dec_to_input": False}),
-        ("standard", {}),
-        ("jumprelu", {}),
-    ],
-)
-def test_activations_equal_those_of_sae_lens(architecture, config, tmp_path):
-    from sae_lens import SAE
-
-    _, folder = saelens_folder(tmp_path / "sae", architecture, **config)
-    theirs, ours = SAE.load_from_disk(folder), load_dictionary(folder)
-    with torch.no_grad():
-        torch.testing.assert_close(ours.encode_dense(rows()), theirs.encode(rows()), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(ours.reconstruct(rows()), theirs(rows()), rtol=1e-5, atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,10 +18,14 @@ from workbench.errors import UserError
 from workbench.kernels.topk import sparse_decode, topk_encode
 
 if TYPE_CHECKING:
-    from workbench.subjects.protocol import At, Edit, Subject
+    from workbench.subjects.protocol import Edit, Subject
 
 Activation = Literal["topk", "relu", "jumprelu"]
-SCHEMA = 1
+Normalisation = Literal["none", "layer_norm", "unit_norm"]
+Layout = Literal["workbench", "saelens"]
+SCHEMA = 2  # of the settings; 1 where nothing is said that a reader of 1 does not know
+NORM_EPSILON = 1e-5  # SAELens's, added to the standard deviation of a row
+JOIN = " + "  # between hook points that are read side by side
 ROWS_AT_ONCE = 1024  # of dense codes, where the activation names no k
 
 log = logging.getLogger("workbench")
@@ -31,7 +35,8 @@ log = logging.getLogger("workbench")
 class Dictionary:
     """Latents with an encoder and a decoder direction each.
 
-    ``codes = activation(W_enc (scale x − b_pre) + b_enc)`` and ``x̂ = (W_decᵀ codes + b_dec) / scale``.
+    ``codes = activation(W_enc (scale x − b_pre) + b_enc)`` and ``x̂ = (W_decᵀ codes + b_dec) / scale``; where rows are
+    normalised, x is the normalised row, and x̂ is brought back by the row's own numbers.
 
     Attributes
     ----------
@@ -48,13 +53,17 @@ class Dictionary:
     activation : "topk", "relu" or "jumprelu"
         The k largest scores, then ReLU; all positive scores; scores above their latent's threshold.
     hook_in, hook_out : str
-        Hook points that are read and reconstructed; the same for an autoencoder.
+        Hook points that are read and reconstructed; the same for an autoencoder. Several that are read side by side (a
+        crosscoder) are joined by `` + ``; `hooks_in` and `hooks_out` part them.
     k : int, optional
         Of "topk".
     threshold : Tensor [latents], optional
         Of "jumprelu".
     scale : float
         Inputs are multiplied by it.
+    normalisation : "none", "layer_norm" or "unit_norm"
+        What is done to each row first: nothing; its mean taken off and its standard deviation divided by; its norm
+        brought to sqrt(width).
     subject_address, subject_fingerprint : str
         The subject that it was trained on; the fingerprint is "" where it is not known.
     address : str
@@ -72,6 +81,7 @@ class Dictionary:
     k: int | None = None
     threshold: Tensor | None = None
     scale: float = 1.0
+    normalisation: Normalisation = "none"
     subject_address: str = ""
     subject_fingerprint: str = ""
     address: str = ""
@@ -90,6 +100,11 @@ class Dictionary:
             raise UserError(
                 f"dictionary {self.address}: activation {self.activation!r}: topk, relu and jumprelu are known"
             )
+        if self.normalisation not in get_args(Normalisation):
+            raise UserError(
+                f"dictionary {self.address}: rows normalised by {self.normalisation!r}: none, layer_norm and unit_norm "
+                "are known"
+            )
         if self.b_pre.data_ptr() == self.b_dec.data_ptr():
             object.__setattr__(self, "b_pre", self.b_pre.clone())  # safetensors refuses tensors that share memory
         if self.activation == "topk" and not 1 <= (self.k or 0) <= latents:
@@ -105,7 +120,25 @@ class Dictionary:
         """Width of the hook point that is read."""
         return int(self.W_enc.shape[1])
 
+    @property
+    def hooks_in(self) -> tuple[str, ...]:
+        """Hook points that are read, side by side in this order."""
+        return tuple(self.hook_in.split(JOIN))
+
+    @property
+    def hooks_out(self) -> tuple[str, ...]:
+        """Hook points that are reconstructed, side by side in this order."""
+        return tuple(self.hook_out.split(JOIN))
+
     # --- use ------------------------------------------------------------------------------------------------------
+    def rows_in(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what is read, [rows, width], from each hook point's rows [rows, ...]."""
+        return side_by_side(batch, self.hooks_in)
+
+    def rows_out(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what is to be reconstructed, [rows, width of hook_out], from each hook point's rows [rows, ...]."""
+        return side_by_side(batch, self.hooks_out)
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the active latents of each row.
 
@@ -122,7 +155,7 @@ class Dictionary:
         indices : int64 Tensor [rows, n]
             Their latents.
         """
-        scaled = self.scale * x.to(self.W_enc.dtype) - self.b_pre
+        scaled = self._scaled(x)
         if self.activation == "topk":
             assert self.k is not None
             values, indices = topk_encode(scaled, self.W_enc, self.b_enc, self.k)
@@ -131,6 +164,22 @@ class Dictionary:
         n = max(values.shape[1] for values, _ in parts)
         values = torch.cat([torch.nn.functional.pad(values, (0, n - values.shape[1])) for values, _ in parts])
         return values, torch.cat([torch.nn.functional.pad(where, (0, n - where.shape[1])) for _, where in parts])
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Return rows as the encoder takes them."""
+        rows = x.to(self.W_enc.dtype)
+        if self.normalisation != "none":
+            mean, length = self._of_rows(rows)
+            rows = (rows - mean) / (length + NORM_EPSILON * (self.normalisation == "layer_norm"))
+        return self.scale * rows - self.b_pre
+
+    def _of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what normalisation takes from each row, and what it divides by, [rows, 1] each."""
+        if self.normalisation == "layer_norm":
+            mean = rows.mean(1, keepdim=True)
+            return mean, (rows - mean).std(1, keepdim=True)
+        length = rows.norm(dim=1, keepdim=True) / self.width**0.5
+        return torch.zeros_like(length), length.clamp_min(torch.finfo(length.dtype).tiny)
 
     def _active(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
         codes = self._gated(scaled @ self.W_enc.T + self.b_enc)
@@ -144,17 +193,43 @@ class Dictionary:
     def encode_dense(self, x: Tensor) -> Tensor:
         """Return every latent's activation, x [rows, width] -> [rows, latents]; as many numbers as that says."""
         if self.activation != "topk":
-            return self._gated((self.scale * x.to(self.W_enc.dtype) - self.b_pre) @ self.W_enc.T + self.b_enc)
+            return self._gated(self._scaled(x) @ self.W_enc.T + self.b_enc)
         values, indices = self.encode(x)
         return values.new_zeros(len(x), self.n_latents).scatter(1, indices, values)
 
-    def decode(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Return reconstructions [rows, width] in the subject's own scale, from what `encode` gives."""
-        return sparse_decode(values, indices, self.W_dec, self.b_dec) / self.scale
+    def decode(self, values: Tensor, indices: Tensor, x: Tensor | None = None) -> Tensor:
+        """Return reconstructions in the subject's own scale.
+
+        Parameters
+        ----------
+        values, indices : Tensor [rows, n]
+            From `encode`.
+        x : Tensor [rows, width], optional
+            The rows that were encoded; needed where rows are normalised, as each is brought back by its own numbers.
+
+        Returns
+        -------
+        Tensor [rows, width of hook_out]
+
+        Raises
+        ------
+        UserError
+            If rows are normalised and `x` is not given.
+        """
+        out = sparse_decode(values, indices, self.W_dec, self.b_dec) / self.scale
+        if self.normalisation == "none":
+            return out
+        if x is None:
+            raise UserError(
+                f"dictionary {self.address} normalises each row by itself ({self.normalisation}): give decode the rows "
+                "that were encoded, decode(values, indices, x)"
+            )
+        mean, length = self._of_rows(x.to(self.W_enc.dtype))
+        return out * length + mean
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Encode and decode, x [rows, width] -> [rows, width], in the dictionary's dtype."""
-        return self.decode(*self.encode(x))
+        """Encode and decode, x [rows, width] -> [rows, width of hook_out], in the dictionary's dtype."""
+        return self.decode(*self.encode(x), x)
 
     def edit(self, *, special: bool = False) -> Edit:
         """Return an edit that puts the reconstruction in the activation's place.
@@ -176,26 +251,9 @@ class Dictionary:
             For a dictionary that reads another hook point than it reconstructs; when used, for an activation of
             another width or another hook point.
         """
-        if self.hook_in != self.hook_out:
-            raise UserError(
-                f"dictionary {self.address} reads {self.hook_in} and reconstructs {self.hook_out}: an edit needs one "
-                "hook point that is both"
-            )
+        from workbench.splice import reconstruction_of
 
-        def splice(activation: Tensor, at: At) -> Tensor:
-            name = at.hook_point.name
-            flat = activation.flatten(2)
-            if name != self.hook_out or at.hook_point.axes[:2] != ("batch", "pos") or flat.shape[2] != self.width:
-                raise UserError(
-                    f"dictionary {self.address} reconstructs {self.hook_out} [batch, pos, {self.width}], not {name} "
-                    f"{tuple(activation.shape)}"
-                )
-            chosen = at.batch.mask if special else at.batch.mask & ~at.batch.special
-            spliced = flat.clone()
-            spliced[chosen] = self.to(activation.device).reconstruct(flat[chosen]).to(activation.dtype)
-            return spliced.view_as(activation)
-
-        return splice
+        return reconstruction_of(self, special=special)
 
     def check_subject(self, subject: Subject, *, other: bool = False) -> None:
         """Refuse a subject that this dictionary was not trained on.
@@ -213,7 +271,7 @@ class Dictionary:
             If the subject has another fingerprint (unless `other`) or lacks a hook point. A dictionary whose subject
             is not known (SAELens's layout has no fingerprint) is let through with a warning in the log.
         """
-        subject.expand([self.hook_in, self.hook_out])
+        subject.expand([*self.hooks_in, *self.hooks_out])
         if not self.subject_fingerprint:
             log.warning(
                 "dictionary %s does not say which weights it was trained on (%s): it is used on %s unchecked",
@@ -246,13 +304,15 @@ class Dictionary:
 
     def config(self) -> dict[str, Any]:
         """Return everything but the weights, as JSON values."""
+        newer = {} if self.normalisation == "none" else {"normalisation": self.normalisation}
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if newer else 1,
             "activation": self.activation,
             "k": self.k,
             "hook_in": self.hook_in,
             "hook_out": self.hook_out,
             "scale": self.scale,
+            **newer,
             "subject": {"address": self.subject_address, "fingerprint": self.subject_fingerprint},
         }
 
@@ -264,9 +324,23 @@ class Dictionary:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``dictionary.safetensors`` and ``dictionary.json`` into a folder, made if missing."""
+    def save(self, folder: str | Path, *, layout: Layout = "workbench") -> None:
+        """Write a folder that `load_dictionary` reads, made if missing.
+
+        Parameters
+        ----------
+        folder : path
+            Where to.
+        layout : "workbench" or "saelens"
+            ``dictionary.safetensors`` and ``dictionary.json``; or the files of SAELens 6, for
+            ``sae_lens.SAE.load_from_disk`` (see `workbench.dictionary_saelens.save_saelens`).
+        """
         folder = Path(folder)
+        if layout == "saelens":
+            from workbench.dictionary_saelens import save_saelens
+
+            save_saelens(self, folder)
+            return
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
         save_file(weights, folder / "dictionary.safetensors")
@@ -293,6 +367,7 @@ class Dictionary:
                 k=config["k"],
                 threshold=tensors.get("threshold"),
                 scale=float(config["scale"]),
+                normalisation=config.get("normalisation", "none"),
                 subject_address=config["subject"]["address"],
                 subject_fingerprint=config["subject"]["fingerprint"],
                 address=address,
@@ -304,6 +379,12 @@ class Dictionary:
         what = f"topk, k={self.k}" if self.activation == "topk" else self.activation
         where = self.hook_in if self.hook_in == self.hook_out else f"{self.hook_in} -> {self.hook_out}"
         return f"Dictionary({self.address!r}, {self.n_latents} latents, width {self.width}, {what}, at {where})"
+
+
+def side_by_side(batch: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Lay the rows [rows, ...] of some hook points side by side, trailing axes flattened: [rows, sum of widths]."""
+    parts = [batch[name].flatten(1) for name in names]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def load_dictionary(address: str | Path, *, device: str = "cpu") -> Dictionary:

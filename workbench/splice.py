@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from workbench.errors import UserError
 from workbench.provenance import recorded_dataset
 from workbench.subjects.protocol import At, Batch, Edit, Edits, Subject, TokenWindow
 
 if TYPE_CHECKING:
     from workbench.cache import Store
+    from workbench.dictionary import Dictionary
     from workbench.progress import Ticker
 
 CLEAN = "clean"
@@ -69,6 +71,31 @@ def constant(value: Tensor, *, special: bool = False) -> Edit:
         return replaced.view_as(activation)
 
     return edit
+
+
+def reconstruction_of(dictionary: Dictionary, *, special: bool = False) -> Edit:
+    """Return an edit that puts a dictionary's reconstruction in the activation's place; see `Dictionary.edit`."""
+    if dictionary.hook_in != dictionary.hook_out or len(dictionary.hooks_in) > 1:
+        raise UserError(
+            f"dictionary {dictionary.address} reads {dictionary.hook_in} and reconstructs {dictionary.hook_out}: an "
+            "edit needs one hook point that is both"
+        )
+
+    def splice(activation: Tensor, at: At) -> Tensor:
+        name = at.hook_point.name
+        flat = activation.flatten(2)
+        fits = at.hook_point.axes[:2] == ("batch", "pos") and flat.shape[2] == dictionary.width
+        if name != dictionary.hook_out or not fits:
+            raise UserError(
+                f"dictionary {dictionary.address} reconstructs {dictionary.hook_out} [batch, pos, {dictionary.width}], "
+                f"not {name} {tuple(activation.shape)}"
+            )
+        chosen = at.batch.mask if special else at.batch.mask & ~at.batch.special
+        spliced = flat.clone()
+        spliced[chosen] = dictionary.to(activation.device).reconstruct(flat[chosen]).to(activation.dtype)
+        return spliced.view_as(activation)
+
+    return splice
 
 
 def image_path(store: Store, sequence: int) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from workbench.encoding import check_dictionary
 from workbench.errors import UserError
 from workbench.plugins.sparse_probe import SparseProbeConfig
 from workbench.plugins.sparse_probe.ceiling import dense_probes
@@ -24,7 +25,7 @@ from workbench.plugins.sparse_probe.records import (
     unit_rows,
 )
 from workbench.plugins.sparse_probe.tasks import Task, make_tasks
-from workbench.plugins.sparse_probe.units import Matrix, Scaled, check_dictionary, choose_hook_points, read_units
+from workbench.plugins.sparse_probe.units import Matrix, Scaled, choose_hook_points, read_units
 from workbench.probes import ProbeError, TokenIdentity, group_intervals
 from workbench.probes.selectors import N_CANDIDATES, N_OPTIMAL, SCORES
 
@@ -49,7 +50,7 @@ def run(context: Context) -> Result:
     store = context.store
     dictionary = context.dictionary() if context.has_dictionary else None
     if dictionary is not None:
-        check_dictionary(store, dictionary)
+        check_dictionary(store, dictionary, writes=False)
     hook_points = choose_hook_points(store, config.hook_point, dictionary)
     ks = checked_ks(config, {name: n_units(context, name, dictionary) for name in hook_points})
     tasks = make_tasks(

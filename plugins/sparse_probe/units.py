@@ -14,7 +14,6 @@ import torch
 from workbench.errors import UserError, nearest
 from workbench.probes import Standardiser
 from workbench.probes.moments import ClassMoments
-from workbench.provenance import recorded_model
 
 if TYPE_CHECKING:
     from workbench.cache import Store
@@ -57,24 +56,6 @@ def choose_hook_points(store: Store, wanted: str | Sequence[str] | None, diction
             f"hook_point={dictionary.hook_in}, or leave hook_point out"
         )
     return [name for name in store.hook_points if name in chosen]
-
-
-def check_dictionary(store: Store, dictionary: Dictionary) -> None:
-    """Refuse a dictionary of another subject or of another width than what the store holds."""
-    held = recorded_model(store)
-    if dictionary.subject_fingerprint and held.fingerprint and dictionary.subject_fingerprint != held.fingerprint:
-        raise UserError(
-            f"dictionary {dictionary.address} was trained on {dictionary.subject_address} (fingerprint "
-            f"{dictionary.subject_fingerprint[:12]}), but {store.folder} holds activations of "
-            f"{held.address} (fingerprint {held.fingerprint[:12]})"
-        )
-    if dictionary.hook_in in store.hook_points:
-        width = int(np.prod(store.hook_points[dictionary.hook_in].shape))
-        if width != dictionary.width:
-            raise UserError(
-                f"dictionary {dictionary.address} reads {dictionary.width} numbers a row, but {dictionary.hook_in} in "
-                f"{store.folder} has {width}"
-            )
 
 
 def read_units(context: Context, hook_point: str, rows: np.ndarray, dictionary: Dictionary | None) -> Matrix:

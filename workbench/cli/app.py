@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from workbench.cli import capture, demo, kernels, models, plugin, plugins, report, run, store, zoo
+from workbench.cli import capture, demo, dictionary, kernels, models, plugin, plugins, report, run, store, zoo
 
 app = typer.Typer(
     help="One workbench for mechanistic interpretability: hook, cache, train, probe and intervene.",
@@ -18,6 +18,7 @@ app.add_typer(run.app, name="run")
 app.command("plugins")(plugins.plugins)
 app.command("models")(models.models)
 app.add_typer(store.app, name="store")
+app.add_typer(dictionary.app, name="dictionary")
 app.command("report")(report.report)
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(plugin.app, name="plugin")
