@@ -31,6 +31,13 @@ class TrainConfig:
     ] = None
     warmup: Annotated[float, Option("share of the training in which the rate rises to its highest", ge=0, le=1)] = 0.02
     decay: Annotated[float, Option("share of the training at the end in which it falls to zero", ge=0, le=1)] = 0.2
+    schedule: Annotated[Literal["linear", "cosine"], Option("how it falls")] = "linear"
+    beta1: Annotated[float, Option("decay of Adam's first moment", ge=0, lt=1)] = 0.9
+    k_start: Annotated[int | None, Option("k at the start, where it is to change; by default k", ge=1)] = None
+    k_anneal: Annotated[float, Option("share of the training in which `k_start` becomes k", ge=0, le=1)] = 0.1
+    sparsity_warmup: Annotated[
+        float, Option("share of the training in which the sparsity penalty rises to its full weight", ge=0, le=1)
+    ] = 0.1
     aux_k: Annotated[
         int | None, Option("dead latents per row in the auxiliary loss, 0 for none; by default half the width", ge=0)
     ] = None
@@ -42,8 +49,28 @@ class TrainConfig:
             ge=1,
         ),
     ] = None
+    resample: Annotated[
+        int, Option("how often dead latents start anew on badly reconstructed rows, in the first half", ge=0)
+    ] = 0
     centre: Annotated[Literal["mean", "median"], Option("start of the pre-bias: mean or geometric median")] = "mean"
+    precision: Annotated[
+        Literal["float32", "bfloat16"], Option("of products and activations; weights and their moments are float32")
+    ] = "float32"
     checkpoint_s: Annotated[float, Option("time between checkpoints; decides no number", unit="s", ge=0)] = 30.0
+
+
+@dataclass(frozen=True)
+class JumpReluConfig:
+    """What a JumpReLU autoencoder has beside the others; threshold and bandwidth are shares of the rows' norm."""
+
+    penalty: Annotated[
+        Literal["quadratic", "l0", "tanh"],
+        Option("what is penalised: (active / k − 1)², the number of active latents, or the sum of tanh(4 activation)"),
+    ] = "quadratic"
+    threshold: Annotated[
+        float | None, Option("every latent's threshold at the start; by default k of a row are above it", gt=0)
+    ] = None
+    bandwidth: Annotated[float, Option("width of the window around it in which it learns", gt=0)] = 0.001
 
 
 @dataclass(frozen=True)
@@ -74,25 +101,39 @@ class PagesConfig:
 
 @dataclass(frozen=True)
 class SaeConfig:
-    """A TopK sparse autoencoder."""
+    """A sparse autoencoder."""
 
     hook_point: Annotated[str | None, Option("hook point; may be left out where the store has one only")] = None
+    architecture: Annotated[
+        Literal["topk", "batchtopk", "jumprelu"],
+        Option("how latents become active: the k best of a row, the best of a batch, those above a threshold each"),
+    ] = "topk"
     latents: Annotated[int | None, Option("latents; by default `expansion` times the width", ge=2)] = None
     expansion: Annotated[float, Option("latents per unit of width, where `latents` is not given", gt=0)] = 8
     k: Annotated[
-        int | None, Option("latents active on a row; by default 32, or an eighth of the width if that is less", ge=1)
+        int | None,
+        Option(
+            "latents active on a row (batchtopk: on average; jumprelu: the target of the quadratic penalty); by "
+            "default 32, or an eighth of the width if that is less",
+            ge=1,
+        ),
     ] = None
+    sparsity: Annotated[
+        float | None,
+        Option("weight of the sparsity penalty; by default 1 for quadratic, 0.001 for l0 and tanh", gt=0),
+    ] = None
+    jumprelu: JumpReluConfig = JumpReluConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pages: PagesConfig = PagesConfig()
 
 
 class Sae(Plugin):
-    """Train a TopK sparse autoencoder on an activation store and say how good it is."""
+    """Train a sparse autoencoder on an activation store and say how good it is."""
 
     name = "sae"
-    help = "train a TopK sparse autoencoder: which sparse directions make up a hook point's activations?"
-    version = "1"
+    help = "train a sparse autoencoder: which sparse directions make up a hook point's activations?"
+    version = "2"
     Config = SaeConfig
     needs = Needs(store=True, subject=True)
     default_capture = CaptureDefault(

@@ -24,17 +24,22 @@ def thinned(values: NDArray[np.float64], points: int = POINTS) -> tuple[NDArray[
 
 
 def loss_curves(history: NDArray[np.float64], rows_per_step: float) -> Figure:
-    """Draw reconstruction error, auxiliary loss, dead latents; `history` [steps, 4] as `training.HISTORY` names it."""
+    """Draw errors, active latents, dead latents; `history` [steps, 6] as `trainer.HISTORY` names it."""
     means, steps = thinned(history)
+    error, penalty, auxiliary, l0, dead_latents, _ = means.T
     rows = (steps + 1) * rows_per_step
-    figure, (losses, dead) = new_figure(1, 2, width_in=8.0)
-    losses.plot(rows, means[:, 0], label="reconstruction")
-    shown = means[:, 1] > 0
+    figure, (losses, active, dead) = new_figure(1, 3, width_in=10.5)
+    losses.plot(rows, error, label="reconstruction")
+    if (penalty > 0).any():
+        losses.plot(rows, penalty, label="sparsity penalty")
+    shown = auxiliary > 0
     if shown.any():
-        losses.plot(rows[shown], means[shown, 1], ".", markersize=3, label="auxiliary (dead latents)")
+        losses.plot(rows[shown], auxiliary[shown], ".", markersize=3, label="auxiliary (dead latents)")
     losses.set(yscale="log", xlabel="training rows", ylabel="share of the variance left over")
     losses.legend()
-    dead.plot(rows, means[:, 2])
+    active.plot(rows, l0)
+    active.set(xlabel="training rows", ylabel="active latents of a row", ylim=(0, None))
+    dead.plot(rows, dead_latents)
     dead.set(xlabel="training rows", ylabel="dead latents", ylim=(0, None))
     return figure
 

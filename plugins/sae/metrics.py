@@ -85,7 +85,7 @@ def choose_sequences(store: Store, rows: NDArray[np.bool_], n_rows: int, rng: np
 
 
 def reconstruct(
-    store: Store, hook_point: str, rows: NDArray[np.bool_], dictionaries: Mapping[str, Dictionary], mean: Tensor
+    store: Store, rows: NDArray[np.bool_], dictionaries: Mapping[str, Dictionary], mean: Tensor
 ) -> Reconstruction:
     """Encode and decode rows of the store with each dictionary.
 
@@ -93,16 +93,16 @@ def reconstruct(
     ----------
     store : Store
         Activations.
-    hook_point : str
-        Read by the dictionaries.
     rows : bool array [rows]
         Which rows; special tokens are left out.
     dictionaries : mapping of str to Dictionary
-        On one device; the codes of the first are kept.
-    mean : Tensor [width]
+        Of the same hook points, on one device; the codes of the first are kept.
+    mean : Tensor [width written]
         Of training rows, the baseline.
     """
     first = next(iter(dictionaries))
+    reader = dictionaries[first]
+    names = list(dict.fromkeys([*reader.hooks_in, *reader.hooks_out]))
     device, width = mean.device, len(mean)
     documents, of_row = np.unique(store.origins["document"][rows], return_inverse=True)
     place = np.zeros(store.n_rows, np.int64)
@@ -112,19 +112,19 @@ def reconstruct(
     n_rows = np.bincount(of_row, minlength=n).astype(np.float64)
     ways = {name: Sums(np.zeros(n), np.zeros(n), np.zeros(n)) for name in (*dictionaries, "mean")}
     kept: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
-    for numbers, batch in store.sequential(hook_point, batch_rows=BATCH_ROWS, special=False, rows=rows):
-        assert isinstance(batch, Tensor)
+    for numbers, batch in store.sequential(names, batch_rows=BATCH_ROWS, special=False, rows=rows):
+        assert isinstance(batch, dict)
         where = np.arange(store.n_rows)[numbers] if isinstance(numbers, slice) else numbers
-        x = batch.flatten(1).to(device, torch.float32)
+        x, y = (side(batch).to(device, torch.float32) for side in (reader.rows_in, reader.rows_out))
         at = place[where]
-        np.add.at(total, at, x.double().cpu().numpy())
-        add(squares, at, x.double().pow(2).sum(1))
+        np.add.at(total, at, y.double().cpu().numpy())
+        add(squares, at, y.double().pow(2).sum(1))
         for name, dictionary in dictionaries.items():
             values, indices = dictionary.encode(x)
-            note(ways[name], at, x, dictionary.decode(values, indices), (values > 0).sum(1))
+            note(ways[name], at, y, dictionary.decode(values, indices, x).float(), (values > 0).sum(1))
             if name == first:
-                kept.append((where, values.cpu(), indices.cpu()))
-        note(ways["mean"], at, x, mean.expand_as(x), torch.zeros(len(x)))
+                kept.append((where, values.float().cpu(), indices.cpu()))
+        note(ways["mean"], at, y, mean.expand_as(y), torch.zeros(len(y)))
     centre = total.sum(0) / n_rows.sum()
     variation = squares - 2 * total @ centre + n_rows * (centre @ centre)
     widest = max(values.shape[1] for _, values, _ in kept)

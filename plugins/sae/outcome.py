@@ -9,12 +9,12 @@ import pandas as pd
 import xarray as xr
 
 from workbench.plugins.sae.activity import DENSE, Activity
-from workbench.plugins.sae.figures import thinned
+from workbench.plugins.sae.figures import explained_curve, loss_curves, thinned
 from workbench.plugins.sae.latents import Around
 from workbench.plugins.sae.metrics import Reconstruction
-from workbench.plugins.sae.settings import Split
 from workbench.plugins.sae.splicing import Spliced
-from workbench.plugins.sae.training import HISTORY, Trainer
+from workbench.plugins.sae.split import Split
+from workbench.plugins.sae.trainer import HISTORY, Trainer
 from workbench.probes.statistics import Interval
 from workbench.results import Result
 
@@ -112,33 +112,33 @@ def add(result: Result, name: str, interval: Interval, description: str, unit: s
     result.add_metric(name, interval.value, unit=unit, description=f"{description}; {OVER_DOCUMENTS}", **ends)
 
 
-def add_latents(result: Result, active: Activity, around: Around, trainer: Trainer) -> None:
-    """Add a table with a row per latent, and counts of dead, silent and dense ones."""
-    settings = trainer.settings
-    dead = (settings.rows - trainer.last_fired > settings.dead_after).cpu().numpy()
-    density = active.density
+def add_latents(result: Result, active: Activity, around: Around, trainer: Trainer | None) -> None:
+    """Add a table with a row per latent, and counts of dead, silent and dense ones; dead ones only after a training."""
+    density, n = active.density, len(active.density)
     counts = {
-        "dead_latents": (dead, f"not active on the last {settings.dead_after:,} training rows"),
         "silent_latents": (density == 0, f"never active on {active.n_rows:,} held-out rows"),
         "dense_latents": (density > DENSE, f"active on more than {DENSE:.0%} of held-out rows"),
     }
+    dead = None
+    if trainer is not None:
+        dead = trainer.dead_mask().cpu().numpy()
+        rows = trainer.settings.dead_after
+        counts = {"dead_latents": (dead, f"not active on the last {rows:,} training rows"), **counts}
     for name, (which, description) in counts.items():
-        result.add_metric(
-            name, int(which.sum()), unit="latents", description=f"latents {description}, of {settings.latents:,}"
-        )
+        result.add_metric(name, int(which.sum()), unit="latents", description=f"latents {description}, of {n:,}")
     columns: dict[str, Any] = {
-        "latent": np.arange(settings.latents),
+        "latent": np.arange(n),
         "density": density,
         "mean_activation": active.mean(),
         "max_activation": active.largest(),
-        "dead": dead,
+        **({} if dead is None else {"dead": dead}),
         "nearest_latent": around.neighbour[:, 0],
         "nearest_cosine": around.cosine[:, 0],
     }
     if around.labels:
         best = np.abs(around.correlation).argmax(1)
         columns["nearest_label"] = np.array(around.labels)[best]
-        columns["label_correlation"] = around.correlation[np.arange(settings.latents), best]
+        columns["label_correlation"] = around.correlation[np.arange(n), best]
         result.add_array(
             "label-correlation",
             xr.DataArray(around.correlation, dims=("latent", "label"), coords={"label": around.labels}),
@@ -153,18 +153,46 @@ def add_latents(result: Result, active: Activity, around: Around, trainer: Train
     )
 
 
-def add_training(result: Result, trainer: Trainer) -> None:
-    """Add the history of the training as a table, thinned."""
-    means, steps = thinned(trainer.history.numpy())
+def add_training(result: Result, trainer: Trainer, random: float) -> None:
+    """Add the history of the training as a table, thinned, and as figures.
+
+    Parameters
+    ----------
+    result : Result
+        Added to.
+    trainer : Trainer
+        That has come to its end.
+    random : float
+        Explained variance of the random dictionary.
+    """
+    settings = trainer.settings
+    history = trainer.history.numpy()
+    means, steps = thinned(history)
     frame = pd.DataFrame(means, columns=list(HISTORY))
     frame.insert(0, "step", steps + 1)
-    settings = trainer.settings
     result.add_table(
         "training",
         frame,
         description=f"{settings.n_steps:,} steps over {settings.rows:,} rows, in means over stretches of steps.",
-        units={"step": "steps", "error": "share of variance", "auxiliary": "share of the rest", "dead": "latents"},
+        units={
+            "step": "steps",
+            "error": "share of variance",
+            "auxiliary": "share of the rest",
+            "l0": "latents",
+            "dead": "latents",
+        },
     )
     result.add_metric(
         "training_rows", settings.rows, unit="rows", description="rows shown in training, with repetition"
+    )
+    result.add_figure(
+        "loss-curves",
+        loss_curves(history, settings.rows / settings.n_steps),
+        description="Training: what the reconstruction leaves of the variance, the auxiliary loss on what the dead "
+        "latents make of the rest; how many latents are active on a row; how many are dead.",
+    )
+    result.add_figure(
+        "explained-variance",
+        explained_curve(trainer.checks, random),
+        description="Explained variance of held-out rows over the training.",
     )

@@ -1,4 +1,4 @@
-"""From a configuration and a store to the numbers that a training run uses, and who is trained on."""
+"""From a configuration and a store to the numbers that a training uses."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
+import torch
 
 from workbench.cache import Store
 from workbench.errors import UserError, nearest
-from workbench.plugins.sae import EvaluateConfig, SaeConfig
+from workbench.plugins.sae import SaeConfig
+from workbench.plugins.sae.schedules import falling, rising
 
 ROWS_BY_DEFAULT = 1_000_000
 EPOCHS_BY_DEFAULT = 8
 STEPS_WANTED = 4096
+BATCHES = ("topk", "batchtopk")  # architectures that are told how many latents are active
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,20 @@ class Settings:
 
     Attributes
     ----------
+    architecture : str
+        See `SaeConfig`.
     width, latents, k : int
         Of the dictionary.
     epoch_rows, rows : int
         Rows of one epoch and of the training.
-    batch_rows, lr, warmup, decay, aux_k, aux_weight, dead_after, centre
+    penalty, sparsity, threshold, bandwidth
+        See `SaeConfig.sparsity` and `JumpReluConfig`; threshold (None: from the data) and bandwidth on scaled rows.
+    batch_rows, lr, warmup, decay, schedule, beta1, k_start, k_anneal, sparsity_warmup, aux_k, aux_weight, dead_after,
+    resample, centre, precision
         See `TrainConfig`.
     """
 
+    architecture: str
     width: int
     latents: int
     k: int
@@ -42,10 +48,21 @@ class Settings:
     lr: float
     warmup: float
     decay: float
+    schedule: str
+    beta1: float
+    k_start: int
+    k_anneal: float
+    penalty: str
+    sparsity: float
+    sparsity_warmup: float
+    threshold: float | None
+    bandwidth: float
     aux_k: int
     aux_weight: float
     dead_after: int
+    resample: int
     centre: str
+    precision: str
 
     @property
     def n_steps(self) -> int:
@@ -53,12 +70,25 @@ class Settings:
         epochs, rest = divmod(self.rows, self.epoch_rows)
         return epochs * math.ceil(self.epoch_rows / self.batch_rows) + math.ceil(rest / self.batch_rows)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the products; weights and their moments are float32."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
     def lr_at(self, rows_done: int) -> float:
-        """Learning rate after some rows: a linear rise, a plateau, a linear fall to zero."""
+        """Learning rate after some rows: a linear rise, a plateau, a fall to zero."""
         done = rows_done / self.rows
-        rise = min(1.0, (done + 1 / self.n_steps) / self.warmup) if self.warmup else 1.0
-        fall = min(1.0, (1 - done) / self.decay) if self.decay else 1.0
-        return self.lr * min(rise, fall)
+        rise = rising(done + 1 / self.n_steps, self.warmup)
+        return self.lr * min(rise, falling(done, self.decay, self.schedule))
+
+    def k_at(self, rows_done: int) -> int:
+        """Active latents of a row after some rows: from `k_start` to `k` in a line."""
+        share = rising(rows_done / self.rows, self.k_anneal)
+        return round(self.k_start + share * (self.k - self.k_start))
+
+    def sparsity_at(self, rows_done: int) -> float:
+        """Weight of the sparsity penalty after some rows: from 0 to `sparsity` in a line."""
+        return self.sparsity * rising(rows_done / self.rows, self.sparsity_warmup)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -80,18 +110,23 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
     Raises
     ------
     UserError
-        If k is larger than the number of latents, or there are no rows.
+        If k is larger than the number of latents, there are no rows, or an option is given that the architecture does
+        not have.
     """
-    train = config.train
+    train, architecture = config.train, config.architecture
     if epoch_rows < 1:
         raise UserError("no rows to train on: every row is a special token or belongs to a held-out document")
     latents = config.latents or max(2, round(config.expansion * width))
     k = config.k or min(32, max(1, width // 8), latents)
-    if k > latents:
-        raise UserError(f"k={k}: must be at most {latents}, the number of latents")
+    for name, value in (("k", k), ("train.k_start", train.k_start)):
+        if value is not None and value > latents:
+            raise UserError(f"{name}={value}: must be at most {latents}, the number of latents")
+    if config.sparsity is not None and architecture in BATCHES:
+        raise UserError(f"sparsity={config.sparsity:g}: {architecture} has no sparsity penalty; set k instead")
     rows = train.rows or max(epoch_rows, min(EPOCHS_BY_DEFAULT * epoch_rows, ROWS_BY_DEFAULT))
     batch_rows = train.batch_rows or min(4096, max(256, 1 << (rows // STEPS_WANTED).bit_length()))
     return Settings(
+        architecture=architecture,
         width=width,
         latents=latents,
         k=k,
@@ -101,11 +136,31 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
         lr=train.lr or min(4e-3, 1.5e-3 * math.sqrt(2048 / latents)),
         warmup=train.warmup,
         decay=train.decay,
+        schedule=train.schedule,
+        beta1=train.beta1,
+        k_start=train.k_start or k,
+        k_anneal=train.k_anneal,
+        penalty=config.jumprelu.penalty if architecture == "jumprelu" else "",
+        sparsity=sparsity_of(config),
+        sparsity_warmup=train.sparsity_warmup,
+        threshold=None if config.jumprelu.threshold is None else config.jumprelu.threshold * math.sqrt(width),
+        bandwidth=config.jumprelu.bandwidth * math.sqrt(width),
         aux_k=max(1, width // 2) if train.aux_k is None else train.aux_k,
         aux_weight=train.aux_weight,
         dead_after=train.dead_after or max(rows // 20, 10 * batch_rows),
+        resample=train.resample,
         centre=train.centre,
+        precision=train.precision,
     )
+
+
+def sparsity_of(config: SaeConfig) -> float:
+    """Return the weight of the sparsity penalty, as given or by default; 0 where there is no penalty."""
+    if config.architecture in BATCHES:
+        return 0.0
+    if config.sparsity is not None:
+        return config.sparsity
+    return {"quadratic": 1.0, "l0": 1e-3, "tanh": 1e-3}[config.jumprelu.penalty]
 
 
 def choose_hook_point(store: Store, wanted: str | None) -> str:
@@ -120,61 +175,3 @@ def choose_hook_point(store: Store, wanted: str | None) -> str:
     if wanted not in names:
         raise UserError(f"{store.folder} has no hook point {wanted!r}; nearest: {nearest(wanted, names)}")
     return wanted
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows by the documents that they come from; special tokens are in neither part, unless there are no others.
-
-    Attributes
-    ----------
-    train, held_out : bool array [rows]
-        Rows of the store.
-    n_train_documents, n_held_out_documents : int
-        Documents behind them.
-    how : str
-        One sentence for the report.
-    """
-
-    train: NDArray[np.bool_]
-    held_out: NDArray[np.bool_]
-    n_train_documents: int
-    n_held_out_documents: int
-    how: str
-
-
-def split_rows(store: Store, config: EvaluateConfig, seed: int) -> Split:
-    """Part the store's rows by document: by the dataset's ``held_out`` flag, else by a seeded hash of the name.
-
-    Neither part is empty: flags that are the same for all documents with rows decide nothing.
-
-    Raises
-    ------
-    UserError
-        If the rows come from fewer than two documents.
-    """
-    origins = store.origins
-    ordinary = store.ordinary
-    present = np.unique(origins["document"][ordinary])
-    if len(present) < 2:
-        raise UserError(
-            f"{store.folder} has rows of {len(present)} document{'s' * (len(present) != 1)}: at least 2 are needed, "
-            "one to train on and one to measure on; capture more rows or documents"
-        )
-    held_out = np.zeros(len(store.documents), dtype=bool)
-    fields = store.document_fields
-    flags = np.array([bool(fields[document].get("held_out")) for document in present])
-    if flags.any() and not flags.all():
-        held_out[present] = flags
-        how = "documents that the dataset flags as held out"
-    else:  # no flags, or none that parts the documents that have rows here
-        names = store.documents
-        n_held_out = min(math.ceil(config.held_out * len(present)), len(present) - 1)
-        hashes = [xxhash.xxh3_64_intdigest(f"{seed}:{names[document]}".encode()) for document in present]
-        held_out[present[np.argsort(hashes)[:n_held_out]]] = True
-        how = f"{100 * config.held_out:g} % of the documents, by a seeded hash of their names"
-        if any("held_out" in fields[document] for document in present):
-            how += f" (the dataset flags {'all' if flags.any() else 'none'} of those captured as held out)"
-    of_row = held_out[origins["document"]]
-    n_held_out = int(held_out[present].sum())
-    return Split(ordinary & ~of_row, ordinary & of_row, len(present) - n_held_out, n_held_out, how)

@@ -113,6 +113,8 @@ def at_special(edit: Edit) -> Edit:
 
 def why_not(store: Store, subject: Subject, dictionary: Dictionary) -> str | None:
     """Return why nothing can be spliced in, or None: images that are gone, a hook point without positions."""
+    if dictionary.hook_in != dictionary.hook_out or len(dictionary.hooks_in) > 1:
+        return f"the dictionary reads {dictionary.hook_in} and reconstructs {dictionary.hook_out}"
     if subject.hook_points[dictionary.hook_out].axes[:2] != ("batch", "pos"):
         return f"{dictionary.hook_out} has no value of its own at each position"
     if store.examples.modality == "vision":

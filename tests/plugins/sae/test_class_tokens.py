@@ -8,7 +8,7 @@ import torch
 
 from workbench.cache import ActivationSpec, ExamplesBuilder, StoreWriter, open_store
 from workbench.plugins.sae import EvaluateConfig, PagesConfig, Sae, SaeConfig, TrainConfig
-from workbench.plugins.sae.settings import split_rows
+from workbench.plugins.sae.split import split_rows
 from workbench.subjects.protocol import Batch
 
 HOOK = "blocks.0.hook_resid_post"

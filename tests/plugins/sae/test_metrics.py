@@ -22,7 +22,7 @@ def dictionary() -> Dictionary:
 @pytest.fixture(scope="module")
 def found(store, dictionary):
     rows = (store.origins["document"] % 3 == 0) & ~store.origins["special"]
-    return rows, reconstruct(store, HOOK, rows, {"dictionary": dictionary}, torch.full((WIDTH,), 0.1))
+    return rows, reconstruct(store, rows, {"dictionary": dictionary}, torch.full((WIDTH,), 0.1))
 
 
 def test_metrics_equal_those_of_all_rows_at_once(store, dictionary, found):

@@ -1,15 +1,17 @@
 """A whole run on a small random model: what comes back, the controls, the pages, and bad input."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from workbench.context import Context, Inputs
 from workbench.dictionary import Dictionary, load_dictionary
 from workbench.errors import UserError
 from workbench.plugins.sae import EvaluateConfig, PagesConfig, Sae, SaeConfig, TrainConfig
-from workbench.plugins.sae.run import normalised
+from workbench.plugins.sae.sites import measured
 from workbench.results import Result
 
 CONFIG = SaeConfig(
@@ -24,8 +26,6 @@ HOOK = "blocks.0.hook_resid_post"
 
 @pytest.fixture(scope="module")
 def result(store, subject, tmp_path_factory) -> Result:
-    from workbench.context import Context, Inputs
-
     work = tmp_path_factory.mktemp("work")
     return Sae().run(Context(CONFIG, Inputs(store=store, model=subject), "cpu", 0, work))
 
@@ -117,7 +117,37 @@ def test_what_was_trained_before_an_interruption_is_not_trained_again(context, t
     assert torch.equal(first.weights["dictionary"]["W_enc"], again.weights["dictionary"]["W_enc"])
 
 
+@pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu"])
+def test_the_others_beat_their_controls_with_as_many_active_latents(architecture, context):
+    config = replace(CONFIG, architecture=architecture, pages=PagesConfig(0))
+    result = Sae().run(context(config))
+    assert 2.5 < result.metrics["l0"].value < 5.5
+    quality = result.tables["comparison"].frame.set_index("in place of the activation")
+    assert quality["explained_variance"]["this dictionary"] > 0.7
+    assert quality["explained_variance"]["this dictionary"] > quality["explained_variance"]["random dictionary"] + 0.15
+    assert result.weights["dictionary"].config["activation"] == "jumprelu"
+
+
+def test_a_dictionary_that_is_given_is_measured_and_shown_not_trained(result, dictionary, store, subject, tmp_path):
+    """Ours, and the same in SAELens's layout: the numbers of the run that trained it."""
+    dictionary.save(tmp_path / "saelens", layout="saelens")
+    for given in (dictionary, load_dictionary(tmp_path / "saelens")):
+        inputs = Inputs(store=store, model=subject, dictionary=given)
+        measured_again = Sae().run(Context(CONFIG, inputs, "cpu", 0, tmp_path))
+        for name in ("explained_variance", "mse", "l0", "loss_dictionary", "divergence"):
+            assert measured_again.metrics[name].value == pytest.approx(result.metrics[name].value, rel=1e-4), name
+        before, after = (each.sections["latents"].data["latents"] for each in (result, measured_again))
+        assert [page["index"] for page in after] == [page["index"] for page in before]
+        assert "training" not in measured_again.tables
+        assert "dead_latents" not in measured_again.metrics
+    with pytest.raises(UserError, match="leave hook_point out"):
+        Sae().run(Context(replace(CONFIG, hook_point="elsewhere"), inputs, "cpu", 0, tmp_path))
+    stranger = replace(dictionary, hook_in="blocks.0.hook_resid_pots", hook_out="blocks.0.hook_resid_pots")
+    with pytest.raises(UserError, match=r"reads blocks\.0\.hook_resid_pots, which .* does not hold; nearest: blocks.0"):
+        Sae().run(Context(CONFIG, Inputs(store=store, model=subject, dictionary=stranger), "cpu", 0, tmp_path))
+
+
 def test_rows_that_cannot_be_learned_from_are_refused():
     for rows, says in [(torch.zeros(5, 3), "all rows are alike"), (torch.full((5, 3), torch.nan), "NaN or infinite")]:
         with pytest.raises(UserError, match=says):
-            normalised(rows, "here")
+            measured("here", rows)

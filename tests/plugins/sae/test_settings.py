@@ -1,12 +1,15 @@
 """From a configuration to the numbers of a training, and the split by documents."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from workbench.configuration import build
 from workbench.errors import UserError
 from workbench.plugins.sae import EvaluateConfig, SaeConfig, TrainConfig
-from workbench.plugins.sae.settings import choose_hook_point, choose_settings, split_rows
+from workbench.plugins.sae.settings import choose_hook_point, choose_settings
+from workbench.plugins.sae.split import split_rows
 
 
 def test_defaults_follow_from_the_data():
@@ -23,10 +26,43 @@ def test_what_is_given_is_taken():
     found = (settings.latents, settings.k, settings.rows, settings.lr, settings.aux_k, settings.dead_after)
     assert found == (10, 3, 1000, 0.5, 0, 7)
     assert settings.n_steps == 4 * 3  # an epoch's last batch is short
-    with pytest.raises(UserError, match="k=11: must be at most 10"):
-        choose_settings(SaeConfig(latents=10, k=11), 4, 250)
+
+
+BAD_INPUT = [
+    pytest.param({"latents": 10, "k": 11}, "k=11: must be at most 10", id="k"),
+    pytest.param({"latents": 10, "train.k_start": 11}, "train.k_start=11: must be at most 10", id="k at the start"),
+    pytest.param({"sparsity": 0.1}, "sparsity=0.1: topk has no sparsity penalty; set k instead", id="penalty of topk"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), BAD_INPUT)
+def test_options_that_do_not_fit_are_explained(options, says):
+    with pytest.raises(UserError, match=says):
+        choose_settings(build(SaeConfig, options), 4, 250)
+
+
+def test_without_rows_there_is_nothing_to_train_on():
     with pytest.raises(UserError, match="no rows to train on"):
         choose_settings(SaeConfig(), 4, 0)
+
+
+def test_each_architecture_has_the_penalty_that_it_is_known_for():
+    def sparsity(**options):
+        return choose_settings(build(SaeConfig, options), 16, 1000).sparsity
+
+    assert sparsity() == sparsity(architecture="batchtopk") == 0
+    assert sparsity(architecture="jumprelu") == 1
+    assert sparsity(architecture="jumprelu", **{"jumprelu.penalty": "l0"}) == 1e-3
+    assert sparsity(architecture="jumprelu", sparsity=0.5) == 0.5
+
+
+def test_k_and_the_penalty_follow_straight_lines():
+    train = TrainConfig(rows=10_000, batch_rows=10, k_start=40, k_anneal=0.5, sparsity_warmup=0.2)
+    settings = choose_settings(SaeConfig(architecture="jumprelu", k=8, train=train), width=64, epoch_rows=10_000)
+    assert [settings.k_at(rows) for rows in (0, 2_500, 5_000, 9_999)] == [40, 24, 8, 8]
+    assert [settings.sparsity_at(rows) for rows in (0, 1_000, 2_000, 9_999)] == [0, 0.5, 1, 1]
+    steady = choose_settings(SaeConfig(k=8), width=64, epoch_rows=10_000)
+    assert {steady.k_at(rows) for rows in range(0, 10_000, 100)} == {8}
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -38,6 +74,11 @@ def test_the_rate_rises_stays_and_falls():
     assert (np.diff(rates[:100]) > 0).all()
     assert (np.diff(rates[800:]) < 0).all()
     assert 0 < rates[-1] < 0.01
+    bent = choose_settings(SaeConfig(train=replace(train, schedule="cosine")), width=8, epoch_rows=10_000)
+    curve = np.array([bent.lr_at(rows) for rows in range(0, 10_000, 10)])
+    assert np.array_equal(curve[:800], rates[:800])
+    assert curve[900] == pytest.approx(0.5)
+    assert curve[950] < rates[950]
 
 
 def test_options_are_reached_by_dotted_keys_and_held_to_their_ranges():

@@ -1,7 +1,6 @@
 """Training finds planted features, fails to on noise, and goes on after an interruption with the same bits."""
 
 import logging
-import math
 import os
 import signal
 import subprocess
@@ -14,10 +13,17 @@ import torch
 
 from workbench.errors import UserError
 from workbench.plugins.sae import SaeConfig, TrainConfig
-from workbench.plugins.sae.loss import start
+from workbench.plugins.sae.architectures import ARCHITECTURES
 from workbench.plugins.sae.settings import choose_settings
-from workbench.plugins.sae.training import Trainer
+from workbench.plugins.sae.sites import Site, measured
+from workbench.plugins.sae.trainer import HISTORY, Trainer
+from workbench.plugins.sae.training import Training
+from workbench.plugins.sae.weights import start
 from workbench.progress import progress
+
+FAMILY = ["topk", "batchtopk", "jumprelu"]
+HELD_OUT = 500
+HOOK = "here"
 
 
 class Shuffle:
@@ -32,7 +38,7 @@ class Shuffle:
         while self.at < len(self.x):
             chosen = self.order[self.at : self.at + self.batch_rows]
             self.at += len(chosen)
-            yield self.x[chosen]
+            yield {HOOK: self.x[chosen]}
 
     def state(self):
         return {"at": self.at}
@@ -46,25 +52,27 @@ def planted(n_features, width, active, rows, seed=100):
     return features, (on * (0.5 + torch.rand(rows, n_features, generator=generator))) @ features
 
 
-def make_trainer(x, latents, k, **train) -> Trainer:
-    settings = choose_settings(SaeConfig(latents=latents, k=k, train=TrainConfig(**train)), x.shape[1], len(x) - 500)
-    scale = math.sqrt(x.shape[1]) / float(x.norm(dim=1).mean())
-    sample = scale * x[500:4500]
-    weights = start(sample, settings, torch.Generator().manual_seed(0))
-    variance = float((sample - sample.mean(0)).pow(2).mean())
-    return Trainer(settings, weights, scale, variance, scale * x[:500])
+def make_trainer(x, latents, k, architecture="topk", seed=0, **train) -> Trainer:
+    config = SaeConfig(architecture=architecture, latents=latents, k=k, train=TrainConfig(**train))
+    settings = choose_settings(config, x.shape[1], len(x) - HELD_OUT)
+    sample = {HOOK: x[HELD_OUT:4500]}
+    place = measured(HOOK, sample[HOOK])
+    site = Site((place,), (place,))
+    scaled, _ = site.take(sample, torch.device("cpu"))
+    weights = start(scaled, settings, torch.Generator().manual_seed(seed))
+    weights.extra = ARCHITECTURES[architecture].extra(scaled, weights, settings)
+    variance = float((scaled - scaled.mean(0)).pow(2).mean())
+    return Trainer(settings, weights, site, variance, {HOOK: x[:HELD_OUT]})
 
 
-def train(trainer, x, folder: Path, source=Shuffle, checkpoint_s=1e9) -> Trainer:
-    rows = x[500:]
-    with progress(trainer.settings.rows, "rows", "training", logging.getLogger("test")) as ticker:
-        trainer.train(
-            lambda epoch, state: source(rows, trainer.settings.batch_rows, epoch, state),
-            folder / "checkpoint.safetensors",
-            checkpoint_s,
-            ticker,
-        )
-    return trainer
+def train(trainers, x, folder: Path, source=Shuffle, checkpoint_s=1e9):
+    """Train one or several, from the folder's checkpoint if there is one; returns what was given."""
+    training = Training(trainers if isinstance(trainers, list) else [trainers], folder / "checkpoint.safetensors")
+    training.load()
+    settings, rows = training.trainers[0].settings, x[HELD_OUT:]
+    with progress(settings.rows, "rows", "training", logging.getLogger("test")) as ticker:
+        training.run(lambda epoch, state: source(rows, settings.batch_rows, epoch, state), checkpoint_s, ticker)
+    return trainers
 
 
 def recovery(features, trainer) -> float:
@@ -72,23 +80,31 @@ def recovery(features, trainer) -> float:
     return float((features @ trainer.weights.W_dec.detach().T).amax(1).mean())
 
 
-def test_planted_features_are_found_and_noise_is_not(tmp_path):
+@pytest.mark.parametrize("architecture", FAMILY)
+def test_planted_features_are_found_and_noise_is_not(architecture, tmp_path):
     features, x = planted(32, 24, active=2, rows=10_500)
-    trainer = train(make_trainer(x, latents=48, k=3, rows=80_000), x, tmp_path)
+    make = {"latents": 48, "k": 3, "architecture": architecture, "rows": 80_000}
+    trainer = train(make_trainer(x, **make), x, tmp_path)
     assert recovery(features, trainer) > 0.95
     assert trainer.checks[-1][1] > 0.85
     torch.testing.assert_close(trainer.weights.W_dec.detach().norm(dim=1), torch.ones(48))
+    # trained with the best of a batch or with a penalty, used with thresholds: as many are active
+    dictionary = trainer.site.dictionary(trainer.weights, trainer.inference())
+    active = (dictionary.encode(x[:HELD_OUT])[0] > 0).sum(1).float().mean()
+    assert 1.5 < active < 3.5
     # negative control: rows without any sparse features
     noise = torch.randn(10_500, 24, generator=torch.Generator().manual_seed(1))
-    on_noise = train(make_trainer(noise, latents=48, k=3, rows=80_000), noise, tmp_path / "..")
+    (tmp_path / "noise").mkdir()
+    on_noise = train(make_trainer(noise, **make), noise, tmp_path / "noise")
     assert on_noise.checks[-1][1] < 0.65
     assert recovery(features, on_noise) < 0.7
 
 
 @pytest.mark.slow
-def test_a_planted_dictionary_of_128_features_in_64_dimensions_is_recovered(tmp_path):
+@pytest.mark.parametrize("architecture", FAMILY)
+def test_a_planted_dictionary_of_128_features_in_64_dimensions_is_recovered(architecture, tmp_path):
     features, x = planted(128, 64, active=4, rows=60_500)
-    trainer = train(make_trainer(x, latents=128, k=5), x, tmp_path)
+    trainer = train(make_trainer(x, latents=128, k=5, architecture=architecture), x, tmp_path)
     assert recovery(features, trainer) >= 0.95
 
 
@@ -97,10 +113,11 @@ def test_the_auxiliary_loss_keeps_latents_alive(tmp_path):
     features, x = planted(64, 32, active=3, rows=10_500)
     dead, found = {}, {}
     for aux_k in (0, 16):
+        (tmp_path / f"{aux_k}").mkdir()
         trainer = make_trainer(x, latents=64, k=4, rows=80_000, aux_k=aux_k, dead_after=2_000)
         with torch.no_grad():
             trainer.weights.b_enc[:32] = -2.0  # half of them start with little chance
-        dead[aux_k] = int(train(trainer, x, tmp_path).history[-1, 2])
+        dead[aux_k] = int(train(trainer, x, tmp_path / f"{aux_k}").history[-1, HISTORY.index("dead")])
         found[aux_k] = recovery(features, trainer)
     assert dead[0] > 5 > dead[16]
     assert found[16] > found[0]
@@ -123,31 +140,83 @@ class Breaking(Shuffle):
             yield batch
 
 
-@pytest.mark.parametrize("break_at", [1, 9, 16, 17, 30])  # an epoch has 16 batches
-def test_an_interrupted_training_ends_with_the_same_bits(break_at, tmp_path):
+MANY = {"k_start": 6, "k_anneal": 0.5, "resample": 3, "schedule": "cosine", "sparsity_warmup": 0.4, "dead_after": 300}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "break_at", "options"),
+    [
+        *(("topk", at, {}) for at in (1, 9, 16, 17, 30)),  # an epoch has 16 batches
+        *((architecture, at, MANY) for architecture in FAMILY for at in (5, 25)),
+        ("topk", 7, {"precision": "bfloat16"}),
+    ],
+)
+def test_an_interrupted_training_ends_with_the_same_bits(architecture, break_at, options, tmp_path):
     _, x = planted(16, 12, active=2, rows=4_596)
-    make = {"latents": 24, "k": 2, "rows": 10_000, "batch_rows": 256, "dead_after": 1000}
-    whole = train(make_trainer(x, **make), x, tmp_path / "..")
+    make = {"latents": 24, "k": 2, "rows": 10_000, "batch_rows": 256, "dead_after": 1000} | options
+
+    def two():
+        return [make_trainer(x, architecture=architecture, seed=seed, **make) for seed in (0, 1)]
+
+    (tmp_path / "whole").mkdir()
+    whole = train(two(), x, tmp_path / "whole")
     Breaking.left = break_at
     with pytest.raises(Interrupted):
-        train(make_trainer(x, **make), x, tmp_path, source=Breaking, checkpoint_s=0)
-    again = make_trainer(x, **make)
-    assert again.load(tmp_path / "checkpoint.safetensors")
-    assert again.step == break_at
+        train(two(), x, tmp_path, source=Breaking, checkpoint_s=0)
+    again = two()
+    training = Training(again, tmp_path / "checkpoint.safetensors")
+    assert training.load()
+    assert [trainer.step for trainer in again] == [break_at, break_at]
     train(again, x, tmp_path)
-    for name, tensor in whole.weights.named().items():
-        assert torch.equal(tensor, again.weights.named()[name]), name
-    assert torch.equal(whole.history, again.history)
-    assert whole.checks == again.checks
-    assert torch.equal(whole.last_fired, again.last_fired)
+    for straight, resumed in zip(whole, again, strict=True):
+        for name, tensor in straight.weights.named().items():
+            assert torch.equal(tensor, resumed.weights.named()[name]), name
+        for name in ("history", "last_fired", "smallest"):
+            assert torch.equal(getattr(straight, name), getattr(resumed, name)), name
+        assert straight.checks == resumed.checks
+    assert not torch.equal(again[0].weights.W_enc, again[1].weights.W_enc)
+
+
+def test_trained_side_by_side_they_are_what_they_would_be_alone(tmp_path):
+    _, x = planted(16, 12, active=2, rows=4_596)
+    make = {"rows": 5_000, "batch_rows": 256}
+    kinds = [{"latents": 24, "k": 2}, {"latents": 40, "k": 3}, {"latents": 24, "k": 2, "architecture": "jumprelu"}]
+    together = train([make_trainer(x, **kind, **make) for kind in kinds], x, tmp_path)
+    for number, (kind, trainer) in enumerate(zip(kinds, together, strict=True)):
+        (tmp_path / f"{number}").mkdir()
+        alone = train(make_trainer(x, **kind, **make), x, tmp_path / f"{number}")
+        assert torch.equal(alone.weights.W_enc, trainer.weights.W_enc)
+
+
+def test_half_precision_trains_too(tmp_path):
+    features, x = planted(32, 24, active=2, rows=10_500)
+    trainer = train(make_trainer(x, latents=48, k=3, rows=80_000, precision="bfloat16"), x, tmp_path)
+    assert trainer.weights.W_enc.dtype == torch.float32
+    assert recovery(features, trainer) > 0.9
+
+
+def test_k_and_the_penalty_follow_their_schedules(tmp_path):
+    _, x = planted(16, 12, active=2, rows=4_596)
+    options = {"latents": 24, "k": 2, "rows": 10_000, "batch_rows": 256, "k_start": 8, "k_anneal": 0.5}
+    trainer = train(make_trainer(x, **options), x, tmp_path)
+    l0 = trainer.history[:, HISTORY.index("l0")]
+    assert l0[0] > 7
+    assert (l0[len(l0) // 2 + 1 :] <= 2).all()
 
 
 def test_a_checkpoint_of_another_training_is_left_alone(tmp_path):
     _, x = planted(16, 12, active=2, rows=4_596)
     train(make_trainer(x, latents=24, k=2, rows=2_000), x, tmp_path)
-    other = make_trainer(x, latents=24, k=3, rows=2_000)
-    assert not other.load(tmp_path / "checkpoint.safetensors")
-    assert (other.step, other.load(tmp_path / "none")) == (0, False)
+    others = [
+        [make_trainer(x, latents=24, k=3, rows=2_000)],
+        [make_trainer(x, latents=24, k=2, rows=2_000, architecture="batchtopk")],
+        [make_trainer(2 * x, latents=24, k=2, rows=2_000)],
+        [make_trainer(x, latents=24, k=2, rows=2_000) for _ in range(2)],
+    ]
+    for trainers in others:
+        assert not Training(trainers, tmp_path / "checkpoint.safetensors").load()
+        assert trainers[0].step == 0
+    assert not Training(others[0], tmp_path / "none").load()
 
 
 def test_rows_that_are_not_numbers_stop_the_training(tmp_path):
@@ -168,11 +237,16 @@ spec.loader.exec_module(module)
 import torch
 torch.set_num_threads(1)
 _, x = module.planted(16, 12, active=2, rows=4_596)
-trainer = module.make_trainer(x, latents=24, k=2, rows=120_000, batch_rows=256, dead_after=1000)
-trainer.load(Path(sys.argv[2]) / "checkpoint.safetensors")
-print(trainer.step, flush=True)
-module.train(trainer, x, Path(sys.argv[2]), checkpoint_s=0.01)
-torch.save({n: t.detach() for n, t in trainer.weights.named().items()}, Path(sys.argv[2]) / "end.pt")
+trainers = [
+    module.make_trainer(x, latents=24, k=2, architecture=each, rows=60_000, batch_rows=256, dead_after=1000, resample=4)
+    for each in sys.argv[3].split(",")
+]
+training = module.Training(trainers, Path(sys.argv[2]) / "checkpoint.safetensors")
+training.load()
+print(trainers[0].step, flush=True)
+module.train(trainers, x, Path(sys.argv[2]), checkpoint_s=0.01)
+ends = {f"{i}.{n}": t.detach() for i, trainer in enumerate(trainers) for n, t in trainer.weights.named().items()}
+torch.save(ends, Path(sys.argv[2]) / "end.pt")
 """
 
 
@@ -182,7 +256,7 @@ def test_a_killed_process_goes_on_from_its_last_checkpoint(how, tmp_path):
     ends = {}
     for name, kills in (("whole", 0), ("killed", 3)):
         (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", KILLED, __file__, str(tmp_path / name)]
+        command = [sys.executable, "-c", KILLED, __file__, str(tmp_path / name), ",".join(FAMILY)]
         started_at = []
         for _ in range(kills):
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

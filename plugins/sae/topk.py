@@ -1,0 +1,48 @@
+"""TopK (Gao et al. 2024) and BatchTopK (Bussmann et al. 2024): as many latents as are asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from workbench.kernels.topk import topk_encode
+from workbench.plugins.sae.architecture import Architecture, Codes, Moment, SparseCodes, same_threshold
+from workbench.plugins.sae.selection import batch_topk
+from workbench.plugins.sae.settings import Settings
+from workbench.plugins.sae.weights import Weights
+
+
+class TopK(Architecture):
+    """The k largest scores of each row, then ReLU (arXiv:2406.04093)."""
+
+    def encode(self, centred: Tensor, weights: Weights, settings: Settings, moment: Moment) -> Codes:
+        """See `Architecture.encode`."""
+        values, indices = topk_encode(centred, weights.W_enc, weights.b_enc, moment.k)
+        return SparseCodes(values.relu(), indices)
+
+    def inference(self, weights: Weights, settings: Settings, smallest: float) -> dict[str, Any]:
+        """See `Architecture.inference`."""
+        return {"activation": "topk", "k": settings.k}
+
+
+class BatchTopK(Architecture):
+    """The k · rows largest positive scores of a whole batch (arXiv:2412.06410).
+
+    A trained dictionary must not depend on which rows come together: it uses the threshold that the batches of the
+    training had on average, the mean of their smallest activations.
+    """
+
+    def encode(self, centred: Tensor, weights: Weights, settings: Settings, moment: Moment) -> Codes:
+        """See `Architecture.encode`."""
+        return SparseCodes(*batch_topk(centred, weights.W_enc, weights.b_enc, moment.k * len(centred)))
+
+    def smallest(self, codes: Codes) -> Tensor | None:
+        """See `Architecture.smallest`."""
+        assert isinstance(codes, SparseCodes)
+        active = codes.values.detach()[codes.values > 0]
+        return active.min() if len(active) else None
+
+    def inference(self, weights: Weights, settings: Settings, smallest: float) -> dict[str, Any]:
+        """See `Architecture.inference`."""
+        return same_threshold(weights, smallest)

@@ -1,0 +1,94 @@
+"""The parameters of a dictionary in training, and where they start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from workbench.kernels.topk import sparse_decode, topk_encode
+from workbench.plugins.sae.settings import Settings
+
+MEDIAN_STEPS = 32
+
+
+@dataclass
+class Weights:
+    """Parameters on rows that are already scaled.
+
+    Attributes
+    ----------
+    W_enc : Tensor [latents, width read]
+        Encoder.
+    b_enc : Tensor [latents]
+        Its bias.
+    W_dec : Tensor [latents, width written]
+        Decoder; unit rows.
+    b_dec : Tensor [width written]
+        Its bias; also taken from what is read (the pre-bias), unless `b_pre` is given.
+    extra : dict of str to Tensor
+        What one architecture trains beside these, each [latents].
+    b_pre : Tensor [width read], optional
+        Pre-bias that is not trained, where what is read is not what is written.
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    b_pre: Tensor | None = None
+
+    def named(self) -> dict[str, Tensor]:
+        """Return what is trained, by name."""
+        common = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        return common | self.extra
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Take the pre-bias from rows [rows, width read]."""
+        return x - (self.b_dec if self.b_pre is None else self.b_pre)
+
+    def to(self, dtype: torch.dtype) -> Weights:
+        """Return the weights in another dtype, in the graph; themselves where nothing changes."""
+        if self.W_enc.dtype == dtype:
+            return self
+        moved = {name: tensor.to(dtype) for name, tensor in self.named().items()}
+        common = {name: moved.pop(name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+        return replace(self, **common, extra=moved, b_pre=None if self.b_pre is None else self.b_pre.to(dtype))
+
+
+def start(sample: Tensor, settings: Settings, generator: torch.Generator) -> Weights:
+    """Return the weights before the first step, without those that one architecture alone has.
+
+    Parameters
+    ----------
+    sample : Tensor [rows, width]
+        Scaled training rows.
+    settings : Settings
+        Sizes, and how the pre-bias starts.
+    generator : torch.Generator
+        On the CPU, so that every device starts alike.
+
+    Notes
+    -----
+    Decoder rows are random unit vectors and the encoder is their copy, as in Gao et al. 2024, times the factor with
+    which the first reconstruction, from the k best latents, has the least error.
+    """
+    centre = sample.mean(0) if settings.centre == "mean" else geometric_median(sample)
+    W_dec = torch.randn(settings.latents, settings.width, generator=generator)
+    W_dec /= W_dec.norm(dim=1, keepdim=True)
+    W_dec = W_dec.to(sample.device)
+    values, indices = topk_encode(sample - centre, W_dec, W_dec.new_zeros(settings.latents), settings.k)
+    first = sparse_decode(values.relu(), indices, W_dec)
+    factor = ((sample - centre) * first).sum() / first.pow(2).sum().clamp_min(1e-12)
+    return Weights(factor * W_dec, W_dec.new_zeros(settings.latents), W_dec, centre)
+
+
+def geometric_median(x: Tensor) -> Tensor:
+    """Return the point with the smallest summed distance to the rows of x [rows, width], by Weiszfeld's iteration."""
+    centre = x.mean(0)
+    for _ in range(MEDIAN_STEPS):
+        nearness = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
+        centre = (x * nearness[:, None]).sum(0) / nearness.sum()
+    return centre
