@@ -5,6 +5,8 @@ Importing this does not import torch; the readers that give tensors do, when the
 """
 
 from workbench.cache.builder import ExamplesBuilder
+from workbench.cache.codes import Codes
+from workbench.cache.codes_writer import CodesWriter
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.examples import Examples, RowContext
 from workbench.cache.int8 import dequantize, quantize
@@ -19,6 +21,8 @@ from workbench.cache.writer import StoreWriter
 __all__ = [
     "SCHEMA",
     "ActivationSpec",
+    "Codes",
+    "CodesWriter",
     "Damage",
     "DamageError",
     "Examples",

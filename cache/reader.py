@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache import labels as label_files
+from workbench.cache.codes import Codes, codes_names, open_codes
 from workbench.cache.errors import Damage, StoreError, nearest
 from workbench.cache.examples import Examples, RowContext
 from workbench.cache.int8 import restore, stored_columns
@@ -359,9 +360,30 @@ class Store:
     def _stored_labels(self) -> dict[str, StoredLabel]:
         return label_files.read_infos(self.folder)
 
+    # --- codes ----------------------------------------------------------------------------------------------------
+    @property
+    def codes_names(self) -> list[str]:
+        """Names of the dictionaries' codes that lie beside the rows, finished or not."""
+        return codes_names(self.folder)
+
+    def codes(self, name: str) -> Codes:
+        """Open a dictionary's codes over this store: its active latents and their activations, by row and by latent.
+
+        Raises
+        ------
+        StoreError
+            If there are none of that name, or they are of other rows than the store has now.
+        DamageError
+            If their manifest is damaged.
+        """
+        codes = open_codes(self.folder, name)
+        if codes.fingerprints.get("store") != self.fingerprint():
+            raise StoreError(f"{self.folder}: codes {name!r} are of other rows than the store has now: encode it again")
+        return codes
+
     # --- integrity ------------------------------------------------------------------------------------------------
     def verify(self, progress: Callable[[int], object] | None = None) -> list[Damage]:
-        """Check every byte of the committed shards, the plan and the labels.
+        """Check every byte of the committed shards, the plan, the labels and the codes.
 
         Parameters
         ----------

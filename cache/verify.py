@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.cache import labels
+from workbench.cache.codes import check_codes
 from workbench.cache.errors import Damage, DamageError
 from workbench.cache.examples import Examples
 from workbench.cache.files import file_digest
@@ -20,7 +21,7 @@ from workbench.cache.shard import Shard, content_digest
 
 
 def verify(folder: Path, manifest: Manifest, progress: Callable[[int], object] | None = None) -> list[Damage]:
-    """Check every committed shard, the plan and the labels; shards in parallel.
+    """Check every committed shard, the plan, the labels and the codes; shards in parallel.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def verify(folder: Path, manifest: Manifest, progress: Callable[[int], object] |
             found += damage
             if progress is not None:
                 progress(entry.n_bytes)
-    return found + list(_check_labels(folder))
+    return found + list(_check_labels(folder)) + list(check_codes(folder))
 
 
 def check_shard(folder: Path, entry: ShardEntry, wanted: dict[str, Column], chunk_rows: int) -> Iterator[Damage]:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from workbench.capturing import capture
     from workbench.datasets.loading import load_dataset
     from workbench.dictionary import load_dictionary
+    from workbench.encoding import encode
     from workbench.execution import run
+    from workbench.reconstructing import reconstruct
     from workbench.runs import load_run
     from workbench.store_formats.exporting import export_store
     from workbench.store_formats.importing import import_store
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "capture",
+    "encode",
     "export_store",
     "import_store",
     "load_dataset",
@@ -31,11 +34,13 @@ __all__ = [
     "load_run",
     "load_subject",
     "open_store",
+    "reconstruct",
     "run",
 ]
 
 _HOME = {
     "capture": "workbench.capturing",
+    "encode": "workbench.encoding",
     "export_store": "workbench.store_formats.exporting",
     "import_store": "workbench.store_formats.importing",
     "load_dataset": "workbench.datasets.loading",
@@ -43,6 +48,7 @@ _HOME = {
     "load_run": "workbench.runs",
     "load_subject": "workbench.subjects.sources",
     "open_store": "workbench.cache",
+    "reconstruct": "workbench.reconstructing",
     "run": "workbench.execution",
 }
 

@@ -1,17 +1,34 @@
-"""A dictionary over a store: whether the two belong together."""
+"""A dictionary over a whole store: its codes, kept beside the rows, and read by whatever needs its latents."""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from workbench.cache import Codes, CodesWriter, DamageError, StoreError, open_store
 from workbench.errors import UserError, nearest
+from workbench.progress import progress
 from workbench.provenance import recorded_model
 
 if TYPE_CHECKING:
+    import scipy.sparse
+
     from workbench.cache import Store
     from workbench.dictionary import Dictionary
+
+BATCH_ROWS = 4096
+SHARD_ENTRIES = 1 << 22  # aimed at in a shard of codes: some 60 MB
+ROWS_AT_ONCE = 1024  # of dense scores, where no k bounds the active latents
+
+log = logging.getLogger("workbench")
 
 
 def check_dictionary(store: Store, dictionary: Dictionary, *, writes: bool = True) -> None:
@@ -57,3 +74,217 @@ def check_dictionary(store: Store, dictionary: Dictionary, *, writes: bool = Tru
                 f"dictionary {dictionary.address} {does} {width} numbers a row, but {' + '.join(names)} in "
                 f"{store.folder} has {held_width}"
             )
+
+
+# --- encoding -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Active:
+    """The active latents of some rows: counts [rows], and latents, ascending in each row, and values [entries]."""
+
+    counts: np.ndarray
+    latents: np.ndarray
+    values: np.ndarray
+
+    def csr(self, n_latents: int) -> scipy.sparse.csr_matrix:
+        """Return them as a scipy matrix [rows, latents]."""
+        import scipy.sparse
+
+        bounds = np.concatenate([[0], np.cumsum(self.counts)])
+        return scipy.sparse.csr_matrix((self.values, self.latents, bounds), shape=(len(self.counts), n_latents))
+
+
+@torch.no_grad()
+def active(dictionary: Dictionary, x: Tensor) -> Active:
+    """Encode rows [rows, width] and keep what is active."""
+    if dictionary.activation == "topk":
+        values, latents = dictionary.encode(x)
+        latents, order = latents.sort(dim=1)
+        values = values.gather(1, order)
+        chosen = values > 0
+        counts, latents, values = chosen.sum(1), latents[chosen], values[chosen]
+    else:
+        parts = [dictionary.encode_dense(rows) for rows in torch.split(x, ROWS_AT_ONCE)] or [dictionary.encode_dense(x)]
+        where = [part.nonzero(as_tuple=True) for part in parts]
+        counts = torch.cat([(part > 0).sum(1) for part in parts])
+        latents = torch.cat([column for _, column in where])
+        values = torch.cat([part[at] for part, at in zip(parts, where, strict=True)])
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    return Active(*(tensor.cpu().numpy() for tensor in (counts, latents, values)))
+
+
+def encode(
+    store: Store | str | Path,
+    dictionary: Dictionary | str | Path,
+    *,
+    name: str | None = None,
+    batch_rows: int = BATCH_ROWS,
+    device: str = "auto",
+) -> Codes:
+    """Encode every row of a store and keep the codes beside it, in ``codes/NAME/``.
+
+    The same call goes on with codes that it left unfinished, and does nothing to finished ones; however often it was
+    stopped, they end with the same bytes (on the same machine, with the same number of threads).
+
+    Parameters
+    ----------
+    store : Store or path
+        Finished.
+    dictionary : Dictionary or str
+        Of the store's subject, for hook points that it holds; or its address.
+    name : str, optional
+        Of the codes; by default what the dictionary's address ends with.
+    batch_rows : int
+        Rows encoded at a time.
+    device : str
+        ``auto``, ``cpu`` or ``cuda:N``.
+
+    Returns
+    -------
+    Codes
+        As `Store.codes` opens them.
+
+    Raises
+    ------
+    UserError
+        If dictionary and store do not belong together, or the store is unfinished.
+    StoreError
+        If codes of that name are another dictionary's.
+    """
+    from workbench.subjects.sources import resolve_device
+
+    store, dictionary = opened(store), loaded(dictionary)
+    check_dictionary(store, dictionary, writes=False)
+    require_whole(store, batch_rows)
+    target = torch.device(resolve_device(device))
+    encoder = dictionary.to(target)
+    writer = CodesWriter(
+        store.folder,
+        name or name_of(dictionary),
+        n_rows=store.n_rows,
+        n_latents=dictionary.n_latents,
+        dtype="float64" if dictionary.W_enc.dtype == torch.float64 else "float32",
+        fingerprints={"store": store.fingerprint(), "dictionary": dictionary.fingerprint()},
+        provenance={"dictionary": {"address": dictionary.address, **dictionary.config()}, "batch_rows": batch_rows},
+        rows_per_shard=rows_per_shard(store, encoder, batch_rows, target),
+    )
+    with writer:
+        first = writer.next_row
+        if first:
+            log.info("%s: %d of %d rows are encoded already", writer.folder, first, store.n_rows)
+        with progress(store.n_rows, "rows", "encoding", log, first) as ticker:
+            for rows in batches(store, dictionary.hooks_in, first, batch_rows, writer.rows_per_shard, target):
+                x = dictionary.rows_in(rows)
+                require_finite(store, writer.next_row, x)
+                found = active(encoder, x)
+                writer.append(found.counts, found.latents, found.values)
+                ticker.advance(len(x))
+                ticker.update(active=len(found.values) / len(x))
+    return store.codes(writer.folder.name)
+
+
+def opened(store: Store | str | Path) -> Store:
+    """Open a store that is named by its folder."""
+    return open_store(store) if isinstance(store, str | Path) else store
+
+
+def loaded(dictionary: Dictionary | str | Path) -> Dictionary:
+    """Load a dictionary that is named by its address."""
+    from workbench.dictionary import load_dictionary
+
+    return load_dictionary(dictionary) if isinstance(dictionary, str | Path) else dictionary
+
+
+def require_whole(store: Store, batch_rows: int) -> None:
+    """Refuse an unfinished store, and batches of no rows."""
+    if not store.finished:
+        rows = f"{store.n_rows:,} of {store.n_rows_planned:,} rows"
+        raise UserError(f"{store.folder} is unfinished ({rows}): finish its capture first")
+    if batch_rows < 1:
+        raise UserError(f"batch_rows={batch_rows}: must be at least 1")
+
+
+def require_finite(store: Store, first: int, x: Tensor) -> None:
+    """Refuse rows [rows, width], the first of which is row `first` of the store, if a number is not finite."""
+    if not bool(x.isfinite().all()):
+        bad = first + int((~x.isfinite().all(1)).nonzero()[0])
+        raise UserError(f"{store.folder}, row {bad}: an activation is not finite; capture it in a wider dtype")
+
+
+def batches(
+    store: Store, hooks: Sequence[str], first: int, batch_rows: int, rows_per_shard: int, device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Give the store's rows from `first` on, in order, on a device; none of them from two shards of codes.
+
+    Read ahead on threads; to a GPU through pinned memory, so that the copy runs beside the kernels.
+    """
+    step = min(batch_rows, rows_per_shard)
+    for _, batch in store.sequential(list(hooks), batch_rows=step, rows=slice(first, None)):
+        assert isinstance(batch, dict)
+        if device.type == "cuda":
+            batch = {name: rows.pin_memory().to(device, non_blocking=True) for name, rows in batch.items()}
+        yield batch
+
+
+def rows_per_shard(store: Store, dictionary: Dictionary, batch_rows: int, device: torch.device) -> int:
+    """Return rows per shard of codes: whole batches, with some four million entries if all rows are like the first."""
+    rows = min(batch_rows, store.n_rows)
+    sample = {name: store.read_tensor(name, slice(0, rows)).to(device) for name in dictionary.hooks_in}
+    per_row = dictionary.k or max(1.0, float(active(dictionary, dictionary.rows_in(sample)).counts.mean()))
+    return max(1, round(SHARD_ENTRIES / per_row / batch_rows)) * batch_rows
+
+
+def name_of(dictionary: Dictionary) -> str:
+    """Return what codes of a dictionary are called: the end of its address, as a file name."""
+    end = dictionary.address.rstrip("/").removeprefix("saelens:")
+    end = end if dictionary.address.startswith("saelens:") else end.split("/")[-1]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", end).strip("-._")
+    if not name:
+        raise UserError("the dictionary has no address to name its codes after: give them a name")
+    return name[:120]
+
+
+# --- reading latents ----------------------------------------------------------------------------------------------
+def codes_of(store: Store, dictionary: Dictionary) -> Codes | None:
+    """Return the store's finished codes of a dictionary, if it has some; the log names those that cannot be used."""
+    wanted = dictionary.fingerprint() if store.codes_names else ""
+    for name in store.codes_names:
+        try:
+            codes = store.codes(name)
+        except (DamageError, StoreError) as error:
+            log.warning("codes %s are not used: %s", name, error)
+            continue
+        if codes.finished and codes.fingerprints.get("dictionary") == wanted:
+            return codes
+    return None
+
+
+def latents_of_rows(
+    store: Store, dictionary: Dictionary, rows: np.ndarray, device: torch.device | str = "cpu"
+) -> scipy.sparse.csr_matrix:
+    """Return a dictionary's activations on some rows, [rows, latents], float32: from its codes if the store has them.
+
+    Parameters
+    ----------
+    store : Store
+        Activations.
+    dictionary : Dictionary
+        See `check_dictionary`.
+    rows : int64 array [rows]
+        Which.
+    device : device
+        To encode on, where there are no codes.
+    """
+    import scipy.sparse
+
+    codes = codes_of(store, dictionary)
+    if codes is not None:
+        log.info("latents are read from codes/%s", codes.name)
+        return codes.csr(rows).astype(np.float32)
+    encoder = dictionary.to(device)
+    parts = [scipy.sparse.csr_matrix((0, dictionary.n_latents), dtype=np.float32)]
+    for first in range(0, len(rows), BATCH_ROWS):
+        at = rows[first : first + BATCH_ROWS]
+        batch = {name: store.read_tensor(name, at).to(device) for name in dictionary.hooks_in}
+        parts.append(active(encoder, dictionary.rows_in(batch)).csr(dictionary.n_latents).astype(np.float32))
+    return scipy.sparse.vstack(parts, format="csr")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
+from workbench.encoding import latents_of_rows
 from workbench.errors import UserError, nearest
 from workbench.probes import Standardiser
 from workbench.probes.moments import ClassMoments
@@ -71,20 +71,9 @@ def read_units(context: Context, hook_point: str, rows: np.ndarray, dictionary: 
         _require_finite(X, hook_point, rows)
         return X
     # latents of a dictionary are mostly silent: dense, they would be `latents / k` times as large
-    device = context.torch_device
-    encoder = dictionary.to(device)
-    parts = []
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        at = rows[first : first + ROWS_AT_ONCE]
-        x = context.store.read_tensor(hook_point, at).flatten(1).to(device)
-        values, indices = (tensor.cpu() for tensor in encoder.encode(x))
-        _require_finite(values.float().numpy(), hook_point, at)
-        where = torch.arange(len(at)).repeat_interleave(values.shape[1]).numpy()
-        entries = (values.float().flatten().numpy(), (where, indices.flatten().numpy()))
-        part = sp.csr_matrix(entries, shape=(len(at), dictionary.n_latents))
-        part.eliminate_zeros()
-        parts.append(part)
-    return sp.vstack(parts, format="csr")
+    X = latents_of_rows(context.store, dictionary, rows, context.torch_device)
+    _require_finite(X.data, hook_point, np.repeat(rows, np.diff(X.indptr)))
+    return X
 
 
 def _require_finite(X: np.ndarray, hook_point: str, rows: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from workbench.cli import options, transfer
 from workbench.cli.printing import log_to_terminal, print_json, print_table
 
 if TYPE_CHECKING:
-    from workbench.cache import Store
+    from workbench.cache import Codes, Store
 
 app = typer.Typer(
     help="Look at an activation store, check it, add labels to it, export it, import one.", no_args_is_help=True
@@ -46,6 +46,10 @@ def info(folder: Folder, json: options.Json = False) -> None:
     points = [(name, spec.dtype, sizes(spec.axes, spec.shape)) for name, spec in store.hook_points.items()]
     typer.echo()
     print_table("", ["hook point", "stored as", "of a row"], points)
+    if facts["codes"]:
+        typer.echo()
+        titles = ["codes", "rows", "latents", "active on a row"]
+        print_table("", titles, [[codes[title] for title in titles] for codes in facts["codes"]])
     if facts["labels"]:
         typer.echo()
         titles = ["label", "group", "level", "kind", "description"]
@@ -97,6 +101,7 @@ def label(
 
 def facts_of(store: Store) -> dict[str, Any]:
     """Return what there is to know of a store, as plain values."""
+    from workbench.cache.codes import open_codes
     from workbench.provenance import recorded_dataset, recorded_model
 
     manifest = store.manifest
@@ -112,8 +117,21 @@ def facts_of(store: Store) -> dict[str, Any]:
         "fingerprint": store.fingerprint(),
         "hook_points": {name: spec.to_json() for name, spec in store.hook_points.items()},
         "labels": [vars(label) for label in store.labels.values()],
+        "codes": [codes_facts(open_codes(store.folder, name)) for name in store.codes_names],
         "capture": manifest.get("capture", {}),
         "software": manifest.get("software", {}),
+    }
+
+
+def codes_facts(codes: Codes) -> dict[str, Any]:
+    """Return what there is to know of a dictionary's codes, as plain values."""
+    return {
+        "codes": codes.name,
+        "rows": codes.n_rows,
+        "latents": codes.n_latents,
+        "active on a row": round(codes.n_entries / max(1, codes.n_rows), 2),
+        "finished": codes.finished,
+        "fingerprints": codes.fingerprints,
     }
 
 

@@ -1,0 +1,162 @@
+"""How much of the encode kernel's own rate is left when a whole store is encoded, and whether memory stays flat.
+
+    python benchmarks/encode.py [--rows 131072] [--width 768] [--latents 16384] [--k 32] [--activation topk]
+
+Rows are float16, read from a store that the system has in memory. The kernel's own rate is that of the dictionary's
+`encode` on batches that are in memory as tensors; end to end is `workbench.encode`, which reads, encodes, and writes
+the codes with their checksums, by row and by latent, synced. Each size runs in a process of its own, so that its peak
+memory is its own. Needs three times the rows' bytes on the disk while it runs; removes what it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from measuring import in_turns, machine
+
+from workbench.cache import ActivationSpec, ExamplesBuilder, Store, StoreWriter, open_store
+from workbench.dictionary import Dictionary
+from workbench.encoding import BATCH_ROWS, encode
+from workbench.reconstructing import reconstruct
+
+HOOK, CONTEXT, BATCHES = "blocks.0.hook_resid_post", 256, 4
+
+
+def write_store(folder: Path, rows: int, width: int) -> Store:
+    """Write Gaussian rows."""
+    plan = ExamplesBuilder()
+    for number in range(-(-rows // CONTEXT)):
+        plan.sequence(plan.document(f"{number}"), np.arange(min(CONTEXT, rows - CONTEXT * number)))
+    rng = np.random.default_rng(0)
+    spec = {HOOK: ActivationSpec(("d_model",), (width,), "float16")}
+    with StoreWriter(folder, spec, plan.build(), {"model": {"address": "none", "fingerprint": "m"}}) as writer:
+        while writer.next_row < rows:
+            n = min(BATCH_ROWS, rows - writer.next_row)
+            writer.append({HOOK: rng.standard_normal((n, width), dtype=np.float32)})
+    return open_store(folder)
+
+
+def make_dictionary(width: int, latents: int, k: int, activation: str) -> Dictionary:
+    """Return random unit directions; thresholds that some k scores of a row are above."""
+    generator = torch.Generator().manual_seed(0)
+    W = torch.nn.functional.normalize(torch.randn(latents, width, generator=generator), dim=1)
+    common = {"W_enc": W, "W_dec": W, "b_enc": torch.zeros(latents), "b_dec": torch.zeros(width)}
+    threshold = None
+    if activation == "jumprelu":
+        scores = torch.randn(512, width, generator=generator) @ W.T
+        threshold = torch.full((latents,), float(scores.flatten().kthvalue(512 * (latents - k)).values))
+    return Dictionary(
+        **common,
+        b_pre=torch.zeros(width),
+        activation=activation,  # type: ignore[arg-type]  # of the parser's choices
+        hook_in=HOOK,
+        hook_out=HOOK,
+        k=k if activation == "topk" else None,
+        threshold=threshold,
+        subject_fingerprint="m",
+        address="bench",
+    )
+
+
+def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
+    """Time the kernel alone and end to end on the store in a folder; returns seconds and peak memory."""
+    logging.getLogger("workbench").setLevel(logging.WARNING)
+    store = open_store(folder)
+    dictionary = make_dictionary(asked.width, asked.latents, asked.k, asked.activation).to(asked.device)
+    batches = [
+        store.read_tensor(HOOK, slice(at * BATCH_ROWS, (at + 1) * BATCH_ROWS)).to(asked.device)
+        for at in range(min(BATCHES, store.n_rows // BATCH_ROWS))
+    ]
+    assert [len(batch) for batch in batches] == [BATCH_ROWS] * len(batches)
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def kernel() -> None:
+        for batch in batches:
+            dictionary.encode(batch)
+        if asked.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    def whole() -> None:
+        encode(store, dictionary, name="bench", device=asked.device)
+
+    def decode() -> None:
+        reconstruct(store, dictionary, out=folder.parent / "reconstructed", device=asked.device)
+
+    def clean(name: str) -> None:
+        if name == "whole":
+            shutil.rmtree(folder / "codes", ignore_errors=True)
+        shutil.rmtree(folder.parent / "reconstructed", ignore_errors=True)
+
+    kernel()
+    seconds = in_turns({"kernel": kernel, "whole": whole, "decode": decode}, asked.repeats, before=clean)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # equal first of all: what was stored is what the dictionary gives
+    codes = store.codes("bench").csr(slice(0, BATCH_ROWS))
+    want = dictionary.encode_dense(batches[0]).cpu()
+    got = torch.from_numpy(codes.toarray())
+    moved = ((got > 0) != (want > 0)).sum().item() / BATCH_ROWS
+    torch.testing.assert_close(got * (want > 0), want * (got > 0), rtol=1e-4, atol=1e-5)
+    if moved > 0.01:
+        raise SystemExit(f"stored codes and encoded ones differ in {moved:.3f} latents a row")
+    return {
+        "kernel": len(batches) * BATCH_ROWS / seconds["kernel"],
+        "whole": store.n_rows / seconds["whole"],
+        "decode": store.n_rows / seconds["decode"],
+        "peak": (peak - start) / 1024,
+        "entries": store.codes("bench").n_entries / store.n_rows,
+    }
+
+
+def main() -> None:
+    """Measure one size and a quarter of it, each in a process of its own, and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=131_072, help=f"at least {4 * BATCH_ROWS}")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--latents", type=int, default=16_384)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--activation", choices=["topk", "jumprelu"], default="topk")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where to work; by default the system's temporary folder")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one is not None:
+        print(json.dumps(measure(asked.one, asked)))
+        return
+    if asked.rows < 4 * BATCH_ROWS:
+        parser.error(f"--rows must be at least {4 * BATCH_ROWS}")
+    found = {}
+    for rows in (asked.rows // 4, asked.rows):
+        with tempfile.TemporaryDirectory(prefix="encode-benchmark-", dir=asked.folder) as folder:
+            write_store(Path(folder, "acts"), rows, asked.width)
+            start = time.perf_counter()
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", str(Path(folder, "acts"))]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found[rows] = json.loads(done.stdout.splitlines()[-1])
+            print(f"{rows:>9,} rows: {time.perf_counter() - start:.1f} s")
+    print(f"\nwidth {asked.width}, {asked.latents} latents, {asked.activation}, k {asked.k}, on {asked.device}")
+    titles = ("kernel, rows/s", "end to end", "of the kernel", "reconstruct", "peak, MB")
+    print(f"{'rows':>9} {titles[0]:>15} {titles[1]:>12} {titles[2]:>14} {titles[3]:>12} {titles[4]:>9}")
+    for rows, one in found.items():
+        ratio = one["whole"] / one["kernel"]
+        print(
+            f"{rows:>9,} {one['kernel']:>15,.0f} {one['whole']:>12,.0f} {ratio:>14.3f} {one['decode']:>12,.0f} "
+            f"{one['peak']:>9,.0f}"
+        )
+    print(f"{found[asked.rows]['entries']:.1f} latents active on a row")
+    print(f"\n{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads, numpy {np.__version__}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What a dictionary's codes over a store are, and which shards of them are committed. Replaced whole, never edited."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from workbench.cache.errors import Damage, DamageError, StoreError
+from workbench.cache.files import replace_file
+from workbench.cache.schema import FORMAT
+
+FOLDER, FILE = "codes", "manifest.json"
+KIND = f"{FORMAT}: codes"
+SCHEMA = 1
+CHUNK_ENTRIES = 1 << 16
+"""Entries that share a checksum."""
+
+SMALL = 1 << 16
+"""Up to so many latents their numbers are stored as uint16."""
+
+
+@dataclass(frozen=True)
+class CodesEntry:
+    """A committed shard of codes.
+
+    Attributes
+    ----------
+    name : str
+        File name in ``shards/``.
+    first_row, n_rows : int
+        Which rows of the store it holds.
+    n_entries : int
+        Active latents of all its rows.
+    n_bytes : int
+        Size of the file.
+    digest : str
+        xxh3_128 of the whole file.
+    content : str
+        xxh3_128 of its checksums: the same for the same codes, whatever version of HDF5 wrote the file.
+    """
+
+    name: str
+    first_row: int
+    n_rows: int
+    n_entries: int
+    n_bytes: int
+    digest: str
+    content: str
+
+    @property
+    def end_row(self) -> int:
+        """First row after it."""
+        return self.first_row + self.n_rows
+
+
+@dataclass(frozen=True)
+class CodesManifest:
+    """What ``manifest.json`` of a folder of codes says.
+
+    Attributes
+    ----------
+    n_rows, n_latents : int
+        Rows of the store; latents of the dictionary.
+    rows_per_shard : int
+        Every shard but the last has as many.
+    dtype : "float32" or "float64"
+        Of the activations.
+    fingerprints : dict of str to str
+        Of ``store`` and ``dictionary``, and whatever else decides the numbers.
+    provenance : dict
+        What is to be known besides, as JSON values.
+    shards : tuple of CodesEntry
+        In row order.
+    finished : bool
+        Whether every row is there.
+    """
+
+    n_rows: int
+    n_latents: int
+    rows_per_shard: int
+    dtype: str
+    fingerprints: dict[str, str]
+    provenance: dict[str, Any]
+    shards: tuple[CodesEntry, ...] = ()
+    finished: bool = False
+
+    @property
+    def committed_rows(self) -> int:
+        """Rows in committed shards."""
+        return self.shards[-1].end_row if self.shards else 0
+
+    @property
+    def n_entries(self) -> int:
+        """Active latents of all committed rows."""
+        return sum(shard.n_entries for shard in self.shards)
+
+    @property
+    def latent_type(self) -> np.dtype[Any]:
+        """Type in which numbers of latents are stored."""
+        return np.dtype("<u2" if self.n_latents <= SMALL else "<u4")
+
+    @property
+    def value_type(self) -> np.dtype[Any]:
+        """Type in which activations are stored."""
+        return np.dtype({"float32": "<f4", "float64": "<f8"}[self.dtype])
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must agree for two encodings to be parts of one."""
+        return {"rows": self.n_rows, "latents": self.n_latents, "dtype": self.dtype, **self.fingerprints}
+
+    def fingerprint(self) -> str:
+        """Return a hash of the identity and of every committed value."""
+        content = [self.identity(), [[shard.n_rows, shard.content] for shard in self.shards]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest, atomically."""
+        content = {
+            "format": KIND,
+            "schema": SCHEMA,
+            "chunk_entries": CHUNK_ENTRIES,
+            **asdict(self),
+        }
+        text = json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+        replace_file(folder / FILE, lambda path: _write(path, text))
+
+    @classmethod
+    def read(cls, store: Path, name: str) -> CodesManifest:
+        """Read the manifest of the codes of a name.
+
+        Raises
+        ------
+        StoreError
+            If a newer version of this software wrote it.
+        DamageError
+            If it is damaged or is something else.
+        """
+        path = store / FOLDER / name / FILE
+        where = f"{FOLDER}/{name}/{FILE}"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            kind, schema, checksum = content["format"], content["schema"], content.pop("checksum")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamageError(store, Damage(where, f"cannot be read ({error})")) from error
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise StoreError(
+                f"{store}: codes {name!r} were written in schema {schema}; this version reads up to {SCHEMA}: upgrade "
+                "interp-workbench"
+            )
+        if kind != KIND or checksum != _checksum(content):
+            raise DamageError(store, Damage(where, "its contents differ from its checksum"))
+        return cls.from_json(content)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CodesManifest:
+        """Read the JSON form, checksum taken off."""
+        fields = {name: content[name] for name in cls.__dataclass_fields__}
+        return cls(**{**fields, "shards": tuple(CodesEntry(**entry) for entry in content["shards"])})
+
+
+def _checksum(content: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
