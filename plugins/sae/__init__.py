@@ -86,6 +86,11 @@ class EvaluateConfig:
         int, Option("held-out tokens run through the subject with the reconstruction spliced in, 0 for none", ge=0)
     ] = 20_000
     draws: Annotated[int, Option("resamples of documents behind each interval", ge=10)] = 1000
+    labels: Annotated[int, Option("labels that latents are probed for, 0 for none", ge=0)] = 8
+    probe_rows: Annotated[
+        int,
+        Option("training rows that probes are fitted on, and held-out rows they are scored on", unit="rows", ge=100),
+    ] = 10_000
 
 
 @dataclass(frozen=True)

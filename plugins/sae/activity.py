@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.cache import LabelInfo, Store
 from workbench.kernels.topk import scatter_outer
-from workbench.plugins.sae.metrics import Codes
+from workbench.plugins.sae.metrics import Codes, Resamples
+from workbench.probes.statistics import Interval, percentile_interval
 
 LATENTS_AT_ONCE = 1024
 MOST_VALUES = 40  # of a label that is not yes or no
@@ -76,6 +78,23 @@ def activity(codes: Codes, n_latents: int) -> Activity:
     order = np.lexsort((rows, -values, latents))
     bounds = np.searchsorted(latents[order], np.arange(n_latents + 1))
     return Activity(len(codes.rows), bounds.astype(np.int64), rows[order], values[order])
+
+
+def dense_latents(codes: Codes, n_latents: int, resamples: Resamples) -> Interval:
+    """Count latents that are active on more than a tenth of the rows, with the count's interval over documents."""
+    active = (codes.values > 0).numpy()
+    document = np.repeat(codes.document, active.sum(1))
+    n_documents = resamples.weights.shape[1]
+    shape = (n_documents, n_latents)
+    entries = (np.ones(len(document)), (document, codes.indices.numpy()[active]))
+    counts = sp.coo_matrix(entries, shape=shape).tocsc()
+    rows = resamples.weights @ np.bincount(codes.document, minlength=n_documents)
+    drawn = np.zeros(len(rows))
+    for first in range(0, n_latents, LATENTS_AT_ONCE):
+        block = np.asarray(counts[:, first : first + LATENTS_AT_ONCE].toarray())
+        drawn += (resamples.weights @ block > DENSE * rows[:, None]).sum(1)
+    value = (np.asarray(counts.sum(0)).ravel() > DENSE * len(codes.rows)).sum()
+    return Interval(float(value), *percentile_interval(drawn))
 
 
 def label_correlations(store: Store, codes: Codes, n_latents: int) -> tuple[list[str], NDArray[np.float64]]:

@@ -44,11 +44,14 @@ class Codes:
         Activations, zero where a row has fewer active latents; on the CPU.
     indices : int64 Tensor [rows, n]
         Their latents.
+    document : int64 array [rows]
+        Which of the documents looked at each row is of.
     """
 
     rows: NDArray[np.int64]
     values: Tensor
     indices: Tensor
+    document: NDArray[np.int64]
 
 
 @dataclass
@@ -128,10 +131,12 @@ def reconstruct(
     centre = total.sum(0) / n_rows.sum()
     variation = squares - 2 * total @ centre + n_rows * (centre @ centre)
     widest = max(values.shape[1] for _, values, _ in kept)
+    looked_at = np.concatenate([where for where, _, _ in kept])
     codes = Codes(
-        np.concatenate([where for where, _, _ in kept]),
+        looked_at,
         torch.cat([torch.nn.functional.pad(values, (0, widest - values.shape[1])) for _, values, _ in kept]),
         torch.cat([torch.nn.functional.pad(indices, (0, widest - indices.shape[1])) for _, _, indices in kept]),
+        place[looked_at],
     )
     return Reconstruction(n_rows, variation, ways, codes, width)
 

@@ -112,20 +112,18 @@ def add(result: Result, name: str, interval: Interval, description: str, unit: s
     result.add_metric(name, interval.value, unit=unit, description=f"{description}; {OVER_DOCUMENTS}", **ends)
 
 
-def add_latents(result: Result, active: Activity, around: Around, trainer: Trainer | None) -> None:
+def add_latents(result: Result, active: Activity, around: Around, trainer: Trainer | None, dense: Interval) -> None:
     """Add a table with a row per latent, and counts of dead, silent and dense ones; dead ones only after a training."""
     density, n = active.density, len(active.density)
-    counts = {
-        "silent_latents": (density == 0, f"never active on {active.n_rows:,} held-out rows"),
-        "dense_latents": (density > DENSE, f"active on more than {DENSE:.0%} of held-out rows"),
-    }
     dead = None
     if trainer is not None:
         dead = trainer.dead_mask().cpu().numpy()
-        rows = trainer.settings.dead_after
-        counts = {"dead_latents": (dead, f"not active on the last {rows:,} training rows"), **counts}
-    for name, (which, description) in counts.items():
-        result.add_metric(name, int(which.sum()), unit="latents", description=f"latents {description}, of {n:,}")
+        description = f"latents not active on the last {trainer.settings.dead_after:,} training rows, of {n:,}"
+        result.add_metric("dead_latents", int(dead.sum()), unit="latents", description=description)
+    description = f"latents never active on {active.n_rows:,} held-out rows, of {n:,}"
+    result.add_metric("silent_latents", int((density == 0).sum()), unit="latents", description=description)
+    description = f"latents active on more than {DENSE:.0%} of held-out rows, of {n:,}"
+    add(result, "dense_latents", dense, description, unit="latents")
     columns: dict[str, Any] = {
         "latent": np.arange(n),
         "density": density,

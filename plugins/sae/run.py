@@ -14,8 +14,9 @@ from workbench.encoding import check_dictionary
 from workbench.errors import UserError
 from workbench.kernels.choice import in_use
 from workbench.plugins.sae import SaeConfig, figures
-from workbench.plugins.sae.activity import Activity, activity, label_correlations, nearest_directions
+from workbench.plugins.sae.activity import Activity, activity, dense_latents, label_correlations, nearest_directions
 from workbench.plugins.sae.control import random_dictionary
+from workbench.plugins.sae.features import add_features
 from workbench.plugins.sae.fitting import as_dictionary, first_rows, fit
 from workbench.plugins.sae.latents import Around, choose_latents, make_pages
 from workbench.plugins.sae.metrics import Resamples, choose_sequences, reconstruct, reconstruction_metrics
@@ -69,7 +70,8 @@ def run(context: Context) -> Result:
     cosine, neighbour = nearest_directions(dictionary.W_dec, NEIGHBOURS)
     around = Around(labels, correlation, cosine, neighbour)
     add_quality(result, quality, spliced, found, split)
-    add_latents(result, active, around, trainer)
+    add_latents(result, active, around, trainer, dense_latents(found.codes, dictionary.n_latents, resamples))
+    add_features(context, result, split, ways)
     if trainer is not None:
         add_training(result, trainer, quality["random"]["explained_variance"].value)
     add_figures(result, active, cosine[:, 0], nearest_directions(ways["random"].W_dec, 1)[0][:, 0])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workbench.dictionary import Dictionary
-from workbench.plugins.sae.activity import activity, label_correlations, nearest_directions
+from workbench.plugins.sae.activity import activity, dense_latents, label_correlations, nearest_directions
 from workbench.plugins.sae.metrics import Codes, Resamples, choose_sequences, reconstruct, reconstruction_metrics
 
 WIDTH, LATENTS, HOOK = 16, 40, "blocks.0.hook_resid_post"
@@ -82,10 +82,26 @@ def test_activity_sorts_codes_by_latent(found, dictionary):
 
 
 def test_latents_that_are_never_active_count_as_nothing():
-    codes = Codes(np.arange(3), torch.tensor([[2.0], [0.0], [1.0]]), torch.tensor([[1], [1], [4]]))
+    codes = Codes(np.arange(3), torch.tensor([[2.0], [0.0], [1.0]]), torch.tensor([[1], [1], [4]]), np.zeros(3, int))
     active = activity(codes, 6)
     assert active.count.tolist() == [0, 1, 0, 0, 1, 0]
     assert active.mean().tolist() == active.largest().tolist() == [0, 2, 0, 0, 1, 0]
+
+
+def test_dense_latents_are_counted_in_every_resample_of_documents(found, monkeypatch):
+    monkeypatch.setattr("workbench.plugins.sae.activity.LATENTS_AT_ONCE", 7)
+    _, sums = found
+    codes = sums.codes
+    dense = torch.zeros(len(codes.rows), LATENTS).scatter(1, codes.indices, codes.values).numpy() > 0
+    resamples = Resamples.draw(len(sums.n_rows), 100, np.random.default_rng(0))
+    interval = dense_latents(codes, LATENTS, resamples)
+    assert interval.value == (dense.mean(0) > 0.1).sum()
+    counts = []
+    for weights in resamples.weights:
+        rows = np.repeat(np.arange(len(codes.rows)), weights[codes.document].astype(int))
+        counts.append((dense[rows].mean(0) > 0.1).sum())
+    assert (interval.lo, interval.hi) == pytest.approx(tuple(np.quantile(counts, [0.025, 0.975])))
+    assert interval.lo < interval.hi
 
 
 def test_label_correlations_are_pearsons(store, found):

@@ -49,6 +49,21 @@ def test_the_dictionary_beats_its_controls(result):
     assert quality["loss_recovered"]["zeros"] == 0
 
 
+def test_latents_tell_labels_better_than_the_controls(result):
+    """`is_seven` and the token's number modulo 3 are in the stream; permuted in fitting, they cannot be read."""
+    metrics = {name: metric.value for name, metric in result.metrics.items()}
+    assert metrics["sparse_probing_1"] > 0.55
+    assert metrics["sparse_probing_5"] > metrics["sparse_probing_1"]
+    assert metrics["sparse_probing_5"] > metrics["sparse_probing_5_permuted"] + 0.1
+    assert 0.35 < metrics["sparse_probing_1_permuted"] < 0.65
+    labels = result.tables["labels"].frame.set_index("label")
+    assert list(labels.index) == ["is_seven", "third=a", "third=b", "third=c"]
+    assert (labels["auc, activation"] > labels["auc, 1 latent"] - 0.05).all()
+    assert labels["absorption"].dropna().between(0, 1).all()
+    for name in ("sparse_probing_1", "absorption", "dense_latents"):
+        assert result.metrics[name].lo <= result.metrics[name].value <= result.metrics[name].hi, name
+
+
 def test_every_number_has_its_interval_and_description(result):
     for name in ("explained_variance", "mse", "cosine", "l0", "loss_clean", "loss_dictionary", "divergence"):
         metric = result.metrics[name]
