@@ -17,6 +17,7 @@ from workbench.plugins.sae.split import Split
 from workbench.plugins.sae.trainer import Trainer
 from workbench.plugins.sae.training import Training
 from workbench.plugins.sae.weights import start
+from workbench.provenance import recorded_model
 
 SAMPLE_ROWS = 16_384
 VALIDATION_ROWS = 2048
@@ -71,10 +72,10 @@ def make_trainer(context: Context, site: Site, settings: Settings, sample: Batch
 
 def as_dictionary(store: Store, trainer: Trainer) -> Dictionary:
     """Return what was trained as a dictionary of the store's subject."""
-    model = store.manifest["model"]
+    model = recorded_model(store)
     return trainer.site.dictionary(
         trainer.weights,
         trainer.inference(),
-        subject_address=model["address"],
-        subject_fingerprint=model["fingerprint"],
+        subject_address=model.address,
+        subject_fingerprint=model.fingerprint,
     )
