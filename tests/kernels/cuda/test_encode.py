@@ -209,13 +209,13 @@ def test_a_row_with_more_candidates_than_its_list_holds_is_scored_exactly(device
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("latents", "k", "kernel"),
+    ("latents", "k", "way"),
     [(300, 257, "exact"), (1100, 1024, "exact"), (1100, 1025, "scores"), (1030, 1030, "scores"), (1, 1, "exact")],
 )
-def test_other_k_are_served_without_the_screen(device, kind, latents, k, kernel):
+def test_other_k_are_served_without_the_screen(device, kind, latents, k, way):
     x, W, b = (t.float() for t in kind(torch.Generator().manual_seed(k), 3, 10, latents))
     assert_exact(device, x, W, b, k)
-    assert latents == 1 or {name.split("encode_")[2] for name in device.launched} == {f"{kernel}_f32"}
+    assert latents == 1 or {name.split("encode_")[2] for name in device.launched} == {f"{way}_f32"}
 
 
 def test_a_wide_enough_batch_of_scores_is_sorted_in_parts(device, monkeypatch):
