@@ -1,141 +1,141 @@
-"""One pass over the rows of a store: which chunks are read together, and in which order their rows come."""
+"""The order of one pass over the rows of a store, and where its batches start."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.cache.rows import N_THREADS, RowReader
-
-Batch = tuple[NDArray[np.int64], dict[str, NDArray[Any]]]
+from workbench.cache.errors import StoreError
 
 
 class Epoch:
-    """The order of one pass.
+    """Which chunks are read together, and in which order their rows come.
 
-    Chunks that hold a wanted row are taken in windows; the rows of a window are mixed before they are given out. So a
-    row can only come beside rows of chunks in the same window, and which chunks these are is drawn anew each epoch.
+    Chunks that hold a wanted row are dealt out to the ranks and taken in windows; the rows of a window are mixed before
+    they are given out. So a row can only come beside rows of chunks in the same window, and which chunks these are is
+    drawn anew each epoch.
 
     Parameters
     ----------
-    reader : RowReader
-        The rows.
-    mask : bool [rows]
-        Which rows are wanted.
+    counts : int64 [chunks]
+        Wanted rows of each chunk.
     chunks_per_window : int
-        Chunks held in memory at a time, >= 1.
+        Chunks mixed with each other, >= 1.
     seed : tuple of int, optional
         Decides the order; None: rows in their own order.
+    rank, n_ranks : int
+        Every rank has other chunks, and all ranks together have all.
+
+    Attributes
+    ----------
+    rank_rows : list of int
+        Rows of each rank.
+    n_rows : int
+        Rows of this rank.
+    chunks_per_window : int
+        As given.
+    ends : int64 [windows]
+        Rows of this rank up to the end of each window.
     """
 
     def __init__(
-        self, reader: RowReader, mask: NDArray[np.bool_], chunks_per_window: int, seed: tuple[int, ...] | None
+        self,
+        counts: NDArray[np.int64],
+        chunks_per_window: int,
+        seed: tuple[int, ...] | None,
+        rank: int = 0,
+        n_ranks: int = 1,
     ) -> None:
-        self._reader = reader
-        self._mask = mask
+        self._counts = counts
         self._seed = seed
-        counts = np.add.reduceat(mask, reader.chunk_first, dtype=np.int64) if len(mask) else np.empty(0, np.int64)
-        self._chunks = np.flatnonzero(counts)
+        self._rank, self._n_ranks = rank, n_ranks
+        chunks = np.flatnonzero(counts).astype(np.int32)
         if seed is not None:
-            self._chunks = np.random.default_rng((*seed, 0)).permutation(self._chunks)
+            chunks = np.random.default_rng((*seed, 0)).permutation(chunks)
+        self.rank_rows = [int(counts[chunks[number::n_ranks]].sum()) for number in range(n_ranks)]
+        self._chunks = chunks[rank::n_ranks]
         self.chunks_per_window = chunks_per_window
-        self._starts = np.arange(0, len(self._chunks), chunks_per_window)
-        in_window = np.add.reduceat(counts[self._chunks], self._starts) if len(self._chunks) else counts[:0]
-        self._ends = np.cumsum(in_window)
-        self.n_rows = int(counts.sum())
+        self.n_rows = self.rank_rows[rank]
+        starts = np.arange(0, len(self._chunks), chunks_per_window)
+        in_window = np.add.reduceat(counts[self._chunks], starts) if len(starts) else counts[:0]
+        self.ends = np.cumsum(in_window)
 
-    def window(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return a window's chunks in the order of the disk, row numbers in order of delivery, and places of these.
+    def chunks(self, window: int) -> NDArray[np.int32]:
+        """Return the chunks of a window in the order of the disk."""
+        start = window * self.chunks_per_window
+        return np.sort(self._chunks[start : start + self.chunks_per_window])
 
-        A place counts rows from the start of a buffer into which the chunks were read one after another.
-        """
-        start = self._starts[number]
-        chunks = np.sort(self._chunks[start : start + self.chunks_per_window])
-        numbers, places, n_before = [], [], 0
-        for chunk in chunks:
-            first, n_rows = int(self._reader.chunk_first[chunk]), int(self._reader.chunk_rows[chunk])
-            wanted = np.flatnonzero(self._mask[first : first + n_rows])
-            numbers.append(first + wanted)
-            places.append(n_before + wanted)
-            n_before += n_rows
-        rows, at = np.concatenate(numbers), np.concatenate(places)
-        if self._seed is not None:
-            order = np.random.default_rng((*self._seed, 1 + number)).permutation(len(rows))
-            rows, at = rows[order], at[order]
-        return chunks, rows, at
+    def places(self, window: int) -> NDArray[np.int64] | None:
+        """Return the place in the order of delivery of each wanted row of a window's chunks, from 0; None: as it is."""
+        if self._seed is None:
+            return None
+        n_rows = int(self.ends[window]) - (int(self.ends[window - 1]) if window else 0)
+        number = 1 + window * self._n_ranks + self._rank
+        return np.random.default_rng((*self._seed, number)).permutation(n_rows)
 
-    def batches(
-        self, names: Sequence[str], batch_rows: int, *, skip: int = 0, verify: bool = True
-    ) -> Generator[Batch, None, None]:
-        """Yield (row numbers, {name: array [rows, ...] of the stored type}); while one window is given out, the next
-        is read.
 
-        Parameters
-        ----------
-        names : sequence of str
-            Hook points.
-        batch_rows : int
-            Rows of each batch but a shorter last one, >= 1.
-        skip : int
-            Rows of the pass to leave out at its start; windows before are not read.
-        verify : bool
-            Hold chunks against their checksums.
-        """
-        first = int(np.searchsorted(self._ends, skip, side="right"))
-        n_left = self.n_rows - skip
-        if n_left <= 0:
-            return
-        skip -= int(self._ends[first - 1]) if first else 0
-        pool = ThreadPoolExecutor(N_THREADS, "store-read")
-        try:
-            buffers = [self._buffer(names), self._buffer(names) if first + 1 < len(self._starts) else {}]
-            reading = self._start(pool, first, buffers[0], verify)
-            batch: Batch | None = None
-            filled = 0
-            for number in range(first, len(self._starts)):
-                chunks_read, rows, places = reading
-                for future in chunks_read:
-                    future.result()
-                buffer = buffers[(number - first) % 2]
-                if number + 1 < len(self._starts):
-                    reading = self._start(pool, number + 1, buffers[(number + 1 - first) % 2], verify)
-                at, skip = skip, 0
-                while at < len(rows):
-                    if batch is None:
-                        batch, filled = self._empty(names, min(batch_rows, n_left)), 0
-                    n = min(len(batch[0]) - filled, len(rows) - at)
-                    batch[0][filled : filled + n] = rows[at : at + n]
-                    for name, values in batch[1].items():
-                        # mode="clip" writes straight into `out`; places are in range
-                        np.take(buffer[name], places[at : at + n], 0, out=values[filled : filled + n], mode="clip")
-                    at, filled, n_left = at + n, filled + n, n_left - n
-                    if filled == len(batch[0]):
-                        yield batch
-                        batch = None
-        finally:
-            pool.shutdown(cancel_futures=True)
+class Cuts:
+    """Where the batches of a pass start, counted in its rows.
 
-    def _start(
-        self, pool: ThreadPoolExecutor, number: int, buffer: dict[str, NDArray[Any]], verify: bool
-    ) -> tuple[list[Future[None]], NDArray[np.int64], NDArray[np.int64]]:
-        chunks, rows, places = self.window(number)
-        ends = np.cumsum(self._reader.chunk_rows[chunks])
-        futures = [
-            pool.submit(self._reader.read_chunk, name, int(chunk), values[end - n : end], verify=verify)
-            for chunk, end, n in zip(chunks, ends.tolist(), self._reader.chunk_rows[chunks].tolist(), strict=True)
-            for name, values in buffer.items()
-        ]
-        return futures, rows, places
+    Of one rank: every `batch_rows` rows, and a shorter last one. Of several, every rank has as many batches as the one
+    with most rows, so that none waits for a batch that another does not have. A rank with fewer rows has smaller ones,
+    and the last two share what is left, lest one is empty.
 
-    def _buffer(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        n_chunks = min(self.chunks_per_window, len(self._chunks))
-        return self._empty(names, n_chunks * int(self._reader.chunk_rows.max()))[1]
+    Parameters
+    ----------
+    batch_rows : int
+        Rows of a batch at most, >= 1.
+    rank_rows : sequence of int
+        Rows of each rank.
+    rank : int
+        Which this is.
+    done : int
+        Rows that the rank with most rows has had, in a pass that is taken up.
 
-    def _empty(self, names: Sequence[str], n_rows: int) -> Batch:
-        columns = {name: self._reader.columns[name] for name in names}
-        arrays = {name: np.empty((n_rows, *column.shape), column.dtype) for name, column in columns.items()}
-        return np.empty(n_rows, np.int64), arrays
+    Attributes
+    ----------
+    batch_rows : int
+        As given.
+    n_batches : int
+        Batches that are left.
+
+    Raises
+    ------
+    StoreError
+        If some rank would have a batch without rows.
+    """
+
+    def __init__(self, batch_rows: int, rank_rows: Sequence[int], rank: int, done: int) -> None:
+        if batch_rows < 1:
+            raise StoreError(f"batch_rows={batch_rows}: must be at least 1")
+        self.batch_rows = batch_rows
+        self._mine, self._most = rank_rows[rank], max(rank_rows)
+        self._alone = len(rank_rows) == 1
+        self._done = done
+        self.n_batches = -(-(self._most - done) // batch_rows)
+        fewest, steps = min(rank_rows), np.diff([self.done(max(0, self.n_batches - back)) for back in (3, 2, 1, 0)])
+        if any(step and step * fewest < self._most for step in steps.tolist()):
+            raise StoreError(
+                f"batch_rows={batch_rows} over {len(rank_rows)} ranks: one has {fewest} rows and another {self._most}, "
+                "as whole chunks are dealt out, so that some of its batches would be empty: take larger batches or "
+                "fewer ranks"
+            )
+
+    def done(self, batch: int) -> int:
+        """Return how many rows the rank with most rows has had before a batch."""
+        done = self._done + batch * self.batch_rows
+        if not self._alone and 0 < batch == self.n_batches - 1:
+            before = done - self.batch_rows
+            return before + (self._most - before + 1) // 2
+        return min(done, self._most)
+
+    def __call__(self, batch: int) -> int:
+        """Return the row that a batch starts with; for `n_batches`, the end of the last."""
+        return self.done(batch) * self._mine // max(1, self._most)
+
+    def before(self, row: int) -> int:
+        """Return how many batches end at or before a row."""
+        return bisect_right(range(self.n_batches + 1), row, key=self) - 1

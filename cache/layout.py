@@ -19,6 +19,10 @@ from workbench.cache.schema import FORMAT, ROWS, origin_dtype, scale_column
 
 FOLDER = "shards"
 CHECKSUM = np.dtype("<u8")
+COUNT = np.dtype("<u4")
+SPECIAL, SPECIAL_CHECKSUM = "/special/counts", "/special/checksum"
+"""Rows of special tokens in each chunk; shards of earlier versions lack them, and readers count for themselves."""
+
 SCALE = np.dtype("<f4")
 RESCALE = "float32: this * scales[row] * factors; those two name datasets"
 """For whoever reads an int8 dataset without us."""
@@ -185,11 +189,14 @@ def create(wanted: dict[str, Column], cut: Cut, first_row: int) -> tuple[Sketch,
                 file.create_dataset(column.attributes["factors"], data=column.factors, track_times=False)
         for column in wanted.values():
             add(column.checksums, CHECKSUM, (cut.n_chunks,))
+        file.create_group("special")
+        add(SPECIAL, COUNT, (cut.n_chunks,))
+        add(SPECIAL_CHECKSUM, CHECKSUM, (1,))
     return sketch, places
 
 
 def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
-    """Return the place of each dataset of a shard in bytes.
+    """Return the place of each dataset of a shard in bytes; that of `SPECIAL` where there is one.
 
     Raises
     ------
@@ -199,16 +206,22 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
     places: dict[str, int] = {}
     size = path.stat().st_size
     with h5py.File(path, "r") as file:
+
+        def find(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+            found = file[name]
+            if not isinstance(found, h5py.Dataset) or (found.dtype, found.shape) != (dtype, shape):
+                raise ValueError(f"dataset {name} is not {dtype} of shape {shape}")
+            place = found.id.get_offset()
+            if place is None or place + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) > size:
+                raise ValueError(f"dataset {name} is not stored in one piece inside the file")
+            places[name] = place
+
+        if SPECIAL in file:
+            find(SPECIAL, COUNT, (cut.n_chunks,))
+            find(SPECIAL_CHECKSUM, CHECKSUM, (1,))
         for column in wanted.values():
-            values = (column.path, column.dtype, (cut.n_rows, *column.shape))
-            for name, dtype, shape in (values, (column.checksums, CHECKSUM, (cut.n_chunks,))):
-                found = file[name]
-                if not isinstance(found, h5py.Dataset) or (found.dtype, found.shape) != (dtype, shape):
-                    raise ValueError(f"dataset {name} is not {dtype} of shape {shape}")
-                place = found.id.get_offset()
-                if place is None or place + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) > size:
-                    raise ValueError(f"dataset {name} is not stored in one piece inside the file")
-                places[name] = place
+            find(column.path, column.dtype, (cut.n_rows, *column.shape))
+            find(column.checksums, CHECKSUM, (cut.n_chunks,))
             if column.factors is not None and not np.array_equal(file[column.attributes["factors"]], column.factors):
                 raise ValueError(f"dataset {column.path} has other factors than the manifest")
     return places

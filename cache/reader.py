@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from workbench.cache.manifest import Manifest
 from workbench.cache.narrow import widen
 from workbench.cache.rows import RowReader, row_numbers
 from workbench.cache.schema import ROWS
+from workbench.cache.selection import Selection
 from workbench.cache.tensors import to_tensor
 from workbench.cache.verify import verify
 
@@ -61,17 +63,20 @@ class Store:
         Whether all are committed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, n_shards: int | None = None) -> None:
         self.folder = folder
-        self._manifest = Manifest.read(folder)
+        manifest = Manifest.read(folder)
+        shards = manifest.shards[:n_shards]
+        finished = manifest.finished and len(shards) == len(manifest.shards)
+        self._manifest = replace(manifest, shards=shards, finished=finished)
         self._reader = RowReader(folder, self._manifest)
         self.hook_points = dict(self._manifest.activations)
         self.n_rows = self._manifest.committed_rows
         self.n_rows_planned = self._manifest.n_rows
         self.finished = self._manifest.finished
 
-    def __reduce__(self) -> tuple[Callable[[Path], Store], tuple[Path]]:
-        return open_store, (self.folder,)
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, int]]:
+        return Store, (self.folder, len(self._manifest.shards))  # the same rows, even if more are committed by then
 
     def __repr__(self) -> str:
         rows = f"{self.n_rows:,} rows" if self.finished else f"{self.n_rows:,} of {self.n_rows_planned:,} rows so far"
@@ -211,6 +216,8 @@ class Store:
         batch_rows: int,
         seed: int,
         epoch: int = 0,
+        rank: int = 0,
+        n_ranks: int = 1,
         special: bool = False,
         rows: slice | ArrayLike | None = None,
         verify: bool = True,
@@ -227,6 +234,9 @@ class Store:
             Rows of each batch but a shorter last one, >= 1.
         seed, epoch : int
             >= 0; together they decide the order.
+        rank, n_ranks : int
+            Go over one of n_ranks parts of the rows: all ranks together have each row once. Whole chunks are dealt out;
+            every rank gets equally many batches, nearly of `batch_rows` rows. The order is that of n_ranks ranks.
         special : bool
             Whether rows of special tokens are among them.
         rows : slice, bool mask [rows], or integers, optional
@@ -236,8 +246,8 @@ class Store:
         buffer_bytes : int
             Memory for chunks; rows are mixed within half of it.
         state : mapping, optional
-            From `Shuffled.state` of a pass with the same seed over the same rows: go on after its last batch. It says
-            which epoch that was.
+            From `Shuffled.state` of a pass with the same seed over the same rows, of any rank: go on after its last
+            batch. It says which epoch that was.
 
         Returns
         -------
@@ -249,14 +259,18 @@ class Store:
         names = self._known([hook_points] if isinstance(hook_points, str) else hook_points)
         if seed < 0 or epoch < 0:
             raise StoreError(f"seed={seed}, epoch={epoch}: must not be negative")
+        if not 0 <= rank < n_ranks:
+            raise StoreError(f"rank={rank}, n_ranks={n_ranks}: ranks are counted from 0")
         return Shuffled(
             self._reader,
+            Selection(self._reader, rows, special),
             {name: self.hook_points[name] for name in names},
-            self._mask(rows, special),
             alone=isinstance(hook_points, str),
             batch_rows=batch_rows,
             seed=seed,
             epoch=epoch,
+            rank=rank,
+            n_ranks=n_ranks,
             verify=verify,
             buffer_bytes=buffer_bytes,
             state=state,
@@ -282,16 +296,8 @@ class Store:
         names = self._known([hook_points] if isinstance(hook_points, str) else hook_points)
         activations = {name: self.hook_points[name] for name in names}
         alone = isinstance(hook_points, str)
-        mask = self._mask(rows, special)
-        return Sequential(self._reader, activations, mask, alone=alone, batch_rows=batch_rows, verify=verify)
-
-    def _mask(self, rows: slice | ArrayLike | None, special: bool) -> NDArray[np.bool_]:
-        mask = np.full(self.n_rows, rows is None)
-        if rows is not None:
-            mask[row_numbers(rows, self.n_rows)] = True
-        if not special:
-            mask &= self.ordinary
-        return mask
+        selection = Selection(self._reader, rows, special)
+        return Sequential(self._reader, selection, activations, alone=alone, batch_rows=batch_rows, verify=verify)
 
     def _known(self, names: Sequence[str]) -> Sequence[str]:
         for name in names:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -14,9 +16,22 @@ from numpy.typing import NDArray
 from workbench.cache import layout
 from workbench.cache.errors import Damage, DamageError
 from workbench.cache.files import PART, file_digest, put_in_place, raw
+from workbench.cache.handles import OpenFiles
 from workbench.cache.layout import CHECKSUM, Column, Cut
 from workbench.cache.manifest import ShardEntry
 from workbench.cache.schema import ROWS
+
+_looking = threading.Lock()
+"""Held while a shard is looked at for the first time; one for all, as HDF5 has one of its own."""
+
+
+def _renew_lock() -> None:
+    global _looking
+    _looking = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that held it does not live on in the child
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def content_digest(wanted: dict[str, Column], checksums: dict[str, NDArray[np.uint64]]) -> str:
@@ -60,6 +75,11 @@ class OpenShard:
             for place, data in sketch.written.items():
                 self._write(place, memoryview(data))
             self._put(ROWS, 0, origins)
+            starts = np.arange(0, len(origins), cut.chunk_rows)
+            n_special = raw(np.add.reduceat(origins["special"], starts, dtype=layout.COUNT))
+            self._write(self._places[layout.SPECIAL], n_special)
+            checksum = np.array([xxhash.xxh3_64_intdigest(n_special)], CHECKSUM)
+            self._write(self._places[layout.SPECIAL_CHECKSUM], raw(checksum))
         except OSError:
             self.discard()
             raise
@@ -129,9 +149,8 @@ class Shard:
         self._folder = folder
         self._columns = wanted
         self._known: tuple[dict[str, int], dict[str, NDArray[np.uint64]]] | None = None
-        self._lock = threading.Lock()
 
-    def read(self, name: str, first: int, out: NDArray[Any], *, verify: bool) -> None:
+    def read(self, name: str, first: int, out: NDArray[Any], *, verify: bool, files: OpenFiles | None = None) -> None:
         """Read rows of a column.
 
         Parameters
@@ -144,6 +163,8 @@ class Shard:
             Filled; its length says how many rows.
         verify : bool
             Hold every chunk that is touched against its checksum (partly wanted ones are read whole for that).
+        files : OpenFiles, optional
+            Keeps the file open for the next reading.
 
         Raises
         ------
@@ -151,25 +172,30 @@ class Shard:
             If the shard is missing, too short or cannot be read, or a checksum differs.
         """
         column, target = self._columns[name], raw(out)
-        place, row_bytes = self.places()[column.path], column.row_bytes
-        checksums = self.checksums()[name] if verify else None
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                if checksums is None:
-                    self._fill(file, place + first * row_bytes, target, column)
-                    return
-                for chunk, start, end in self.cut.pieces(first, first + len(out)):
-                    chunk_first, chunk_end = self.cut.chunk(chunk)
-                    piece = target[(start - first) * row_bytes : (end - first) * row_bytes]
-                    whole = (start, end) == (chunk_first, chunk_end)
-                    buffer = piece if whole else memoryview(bytearray((chunk_end - chunk_first) * row_bytes))
-                    self._fill(file, place + chunk_first * row_bytes, buffer, column)
-                    if xxhash.xxh3_64_intdigest(buffer) != checksums[chunk]:
-                        self._damaged("checksum differs", column, chunk)
-                    if not whole:
-                        piece[:] = buffer[(start - chunk_first) * row_bytes : (end - chunk_first) * row_bytes]
-        except OSError as error:
-            self._damaged(f"cannot be read ({error.strerror or error})", column)
+        row_bytes = column.row_bytes
+        with OpenFiles() if files is None else nullcontext(files) as handles:
+            if not verify:
+                self._fill(handles, self.places()[column.path] + first * row_bytes, target, column.path)
+                return
+            for chunk, start, end in self.cut.pieces(first, first + len(out)):
+                chunk_first, chunk_end = self.cut.chunk(chunk)
+                piece = target[(start - first) * row_bytes : (end - first) * row_bytes]
+                if (start, end) == (chunk_first, chunk_end):
+                    self._chunk_bytes(handles, column, chunk, piece, verify)
+                    continue
+                buffer = memoryview(bytearray((chunk_end - chunk_first) * row_bytes))
+                self._chunk_bytes(handles, column, chunk, buffer, verify)
+                piece[:] = buffer[(start - chunk_first) * row_bytes : (end - chunk_first) * row_bytes]
+
+    def read_chunk(self, name: str, chunk: int, buffer: memoryview, *, verify: bool, files: OpenFiles) -> None:
+        """Read a whole chunk of a column into a buffer of its bytes; parameters and errors as for `read`."""
+        self._chunk_bytes(files, self._columns[name], chunk, buffer, verify)
+
+    def damage(self, what: str, dataset: str | None = None, chunk: int | None = None) -> DamageError:
+        """Return the error for something wrong in the shard, in a dataset, or in a chunk of it."""
+        first = self.entry.first_row
+        start, end = (0, self.entry.n_rows) if chunk is None else self.cut.chunk(chunk)
+        return DamageError(self._folder, Damage(self.file, what, dataset, chunk, (first + start, first + end)))
 
     def places(self) -> dict[str, int]:
         """Return the place of each dataset in bytes, asked from HDF5 once."""
@@ -179,24 +205,38 @@ class Shard:
         """Return the checksums of each column's chunks, as the shard has them."""
         return self._look()[1]
 
+    def special_counts(self, files: OpenFiles) -> NDArray[np.uint32] | None:
+        """Return the number of rows of special tokens in each chunk: uint32 [chunks]; None: the shard does not say."""
+        places = self.places()
+        if layout.SPECIAL not in places:
+            return None
+        counts, checksum = np.empty(self.cut.n_chunks, layout.COUNT), np.empty(1, CHECKSUM)
+        self._fill(files, places[layout.SPECIAL], raw(counts), layout.SPECIAL)
+        self._fill(files, places[layout.SPECIAL_CHECKSUM], raw(checksum), layout.SPECIAL_CHECKSUM)
+        if xxhash.xxh3_64_intdigest(raw(counts)) != checksum[0]:
+            raise self.damage("checksum differs", layout.SPECIAL)
+        return counts
+
     def _look(self) -> tuple[dict[str, int], dict[str, NDArray[np.uint64]]]:
         """Look at the file once: its size, where its datasets are, and its checksums, which the manifest vouches for.
 
         Without the last, a shard that is right in itself but belongs elsewhere would be read.
         """
-        with self._lock:
+        if self._known is not None:
+            return self._known
+        with _looking:
             if self._known is None:
                 self._check_size()
                 checksums = {name: np.empty(self.cut.n_chunks, CHECKSUM) for name in self._columns}
                 try:
                     places = layout.inspect(self.path, self._columns, self.cut)
-                    with self.path.open("rb", buffering=0) as file:
-                        for name, column in self._columns.items():
-                            self._fill(file, places[column.checksums], raw(checksums[name]), column)
                 except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-                    self._damaged(f"its HDF5 structure is damaged ({error})")
+                    raise self.damage(f"its HDF5 structure is damaged ({error})") from error
+                with OpenFiles() as files:
+                    for name, column in self._columns.items():
+                        self._fill(files, places[column.checksums], raw(checksums[name]), column.checksums)
                 if self.entry.content and content_digest(self._columns, checksums) != self.entry.content:
-                    self._damaged("its checksums are not those that the manifest has")
+                    raise self.damage("its checksums are not those that the manifest has")
                 self._known = places, checksums
             return self._known
 
@@ -204,20 +244,23 @@ class Shard:
         try:
             size = self.path.stat().st_size
         except OSError as error:
-            self._damaged(f"cannot be read ({error.strerror})")
+            raise self.damage(f"cannot be read ({error.strerror})") from error
         if size != self.entry.n_bytes:
-            self._damaged(f"has {size} bytes, the manifest says {self.entry.n_bytes}")
+            raise self.damage(f"has {size} bytes, the manifest says {self.entry.n_bytes}")
 
-    def _fill(self, file: io.FileIO, place: int, buffer: memoryview, column: Column) -> None:
-        file.seek(place)
-        while len(buffer):
-            n = file.readinto(buffer)
-            if not n:
-                self._damaged("ends too early", column)
-            buffer = buffer[n:]
+    def _chunk_bytes(self, files: OpenFiles, column: Column, chunk: int, buffer: memoryview, verify: bool) -> None:
+        """Fill a buffer with a chunk as it is in memory: the one place where stored bytes become that."""
+        places, checksums = self._look()
+        place = places[column.path] + chunk * self.cut.chunk_rows * column.row_bytes
+        self._fill(files, place, buffer, column.path)
+        if verify and xxhash.xxh3_64_intdigest(buffer) != checksums[column.name][chunk]:
+            files.forget(self.path)  # it may be repaired before it is read again
+            raise self.damage("checksum differs", column.path, chunk)
 
-    def _damaged(self, what: str, column: Column | None = None, chunk: int | None = None) -> NoReturn:
-        first = self.entry.first_row
-        start, end = (0, self.entry.n_rows) if chunk is None else self.cut.chunk(chunk)
-        dataset = None if column is None else column.path
-        raise DamageError(self._folder, Damage(self.file, what, dataset, chunk, (first + start, first + end)))
+    def _fill(self, files: OpenFiles, place: int, buffer: memoryview, dataset: str) -> None:
+        try:
+            files.read(self.path, place, buffer)
+        except EOFError:
+            raise self.damage("ends too early", dataset) from None
+        except OSError as error:
+            raise self.damage(f"cannot be read ({error.strerror or error})", dataset) from error

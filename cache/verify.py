@@ -15,6 +15,7 @@ from workbench.cache.codes import check_codes
 from workbench.cache.errors import Damage, DamageError
 from workbench.cache.examples import Examples
 from workbench.cache.files import file_digest
+from workbench.cache.handles import OpenFiles
 from workbench.cache.layout import Column, columns
 from workbench.cache.manifest import Manifest, ShardEntry
 from workbench.cache.shard import Shard, content_digest
@@ -64,6 +65,12 @@ def check_shard(folder: Path, entry: ShardEntry, wanted: dict[str, Column], chun
         yield Damage(shard.file, f"cannot be read ({error.strerror or error})", rows=rows)
         return
     n_before = 0
+    try:
+        with OpenFiles() as files:
+            shard.special_counts(files)
+    except DamageError as error:
+        n_before += 1
+        yield error.damage
     for column in wanted.values():
         for chunk in range(shard.cut.n_chunks):
             first, end = shard.cut.chunk(chunk)

@@ -82,6 +82,7 @@ def harm_everywhere(folder, arrays, places):
         assert {damage.file for damage in found} == {SHARD}
         if region[place] != "structure":
             values = region[place].replace("/checksums/rows", "/rows").replace("/checksums", "/activations")
+            values = values.replace("/special/checksum", "/special/counts")
             assert [damage.dataset for damage in found] == [values]
         survive(folder, arrays, origins)
         path.write_bytes(sound)
