@@ -310,6 +310,7 @@ def wrong(tmp_path_factory):
     np.save(place("labelled", "halves.npy"), np.arange(6) / 2)
     np.save(place("labelled", "five.npy"), np.arange(5))
     np.save(place("labelled", "large.npy"), np.arange(6) + 2**40)
+    np.save(place("labelled", "named.npy"), np.array(["a", "b", "c\ud800", "a", "b", "a"]))
     place("empty").mkdir()
     place("letters", "a.txt").write_text("a")
     place("parquet", "train.parquet").write_text("a")
@@ -353,6 +354,7 @@ BAD_INPUT = [
     pytest.param("labelled", {**ONE, "tokens": "large"}, "is no token id: they have 32 bits", id="large tokens"),
     pytest.param("labelled", {**ONE, "documents": "five"}, "documents have shape [5]", id="document count"),
     pytest.param("labelled", {**ONE, "documents": "halves"}, "documents are float64", id="document type"),
+    pytest.param("labelled", {**ONE, "documents": "named"}, "names must be UTF-8 without NUL", id="document name"),
     pytest.param("labelled", {**ONE, "special_tokens": [0]}, "the source has no tokens", id="special without tokens"),
     pytest.param("good.npy", {"layout": "sequence"}, "layout 'sequence': must be one of rows, sequences", id="layout"),
     pytest.param("int.npy", {"layout": "sequences"}, "[sequences, positions, ...] is wanted", id="too few axes"),

@@ -129,7 +129,11 @@ def numbered(documents: NDArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
     order = np.argsort(first)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return [str(values[at]) for at in order.tolist()], place[inverse.reshape(-1)]
+    names = [str(values[at]) for at in order.tolist()]
+    for name in names:
+        if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"document {name!r} cannot be stored: names must be UTF-8 without NUL")
+    return names, place[inverse.reshape(-1)]
 
 
 def window_numbers(of_sequence: NDArray[np.int64]) -> NDArray[np.int32]:
