@@ -1,4 +1,4 @@
-"""The CUDA kernels on a CPU: their sources compiled with the shim, and a launcher that runs them there.
+"""Where the CUDA kernels run in tests: on a CPU, their sources compiled with the shim, and with `-m gpu` on a GPU.
 
 With WORKBENCH_SHIM=sanitized (set by `make shim`, which also preloads the sanitizers' libraries) they run under
 AddressSanitizer and UndefinedBehaviorSanitizer, and more seeds are tried.
@@ -11,10 +11,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from torch import Tensor
 
+from workbench.kernels.cuda import registration
+from workbench.kernels.cuda.driver import Device
 from workbench.kernels.cuda.launching import Argument, Extent, pointers
 
 ROOT = Path(__file__).parents[3]
@@ -30,32 +34,64 @@ class ShimError(Exception):
     """A kernel misused the execution model; the message says how."""
 
 
-class ShimDevice:
-    """A GPU of three multiprocessors made of one CPU thread. A `Launcher`.
+class Recorded:
+    """A `Launcher` that remembers. `launched` lists the kernels that ran, `arguments` what each was last given."""
 
-    `seed` decides the order in which threads and blocks run. `launched` lists what ran, `arguments` holds what the last
-    launch of each kernel was given.
-    """
+    where = "cpu"
+    n_processors: int
+    shared_bytes: int
+
+    def __init__(self) -> None:
+        self.launched: list[str] = []
+        self.arguments: dict[str, tuple[Argument, ...]] = {}
+
+    def launch(self, kernel: str, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
+        self.launched.append(kernel)
+        self.arguments[kernel] = arguments
+        self.start(kernel, grid, block, *arguments, shared_bytes=shared_bytes)
+
+    def start(self, kernel: str, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int) -> None:
+        raise NotImplementedError
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the host side of a kernel with tensors of the CPU, and bring its results back there."""
+        result = function(self, *(a.to(self.where) if isinstance(a, Tensor) else a for a in arguments))
+        return tuple(t.cpu() for t in result) if isinstance(result, tuple) else result.cpu()
+
+
+class ShimDevice(Recorded):
+    """A GPU of three multiprocessors made of one CPU thread; `seed` decides the order of threads and blocks."""
 
     n_processors = 3
     shared_bytes = 227 * 1024  # of sm_90
 
     def __init__(self, library: Path, seed: int) -> None:
+        super().__init__()
         self._library = ctypes.CDLL(str(library))
         self._library.shim_message.restype = ctypes.c_char_p
         self.seed = seed
-        self.launched: list[str] = []
-        self.arguments: dict[str, tuple[Argument, ...]] = {}
 
-    def launch(self, kernel: str, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
+    def start(self, kernel: str, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int) -> None:
         name = kernel.split(".")[1].encode()
         extents = [(ctypes.c_uint * 3)(*(*extent, 1, 1)[:3]) for extent in (grid, block)]
-        self.launched.append(kernel)
-        self.arguments[kernel] = arguments
         self.seed += 1
         shared, seed = ctypes.c_size_t(shared_bytes), ctypes.c_uint64(self.seed)
         if self._library.shim_launch(name, *extents, shared, pointers(arguments), seed):
             raise ShimError(f"{kernel}: {self._library.shim_message().decode()}")
+
+
+class GpuDevice(Recorded):
+    """The first GPU, with our kernels on it: where they cannot run, these tests fail."""
+
+    where = "cuda"
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        found = registration.device(0)
+        assert isinstance(found, Device), found
+        self.n_processors, self.shared_bytes = found.n_processors, found.shared_bytes
+        self.start = found.launch
+        self.seed = seed
 
 
 def compiled(folder: Path) -> Path:
@@ -93,11 +129,15 @@ def shim_library(pytestconfig) -> Path:
     return compiled(Path(pytestconfig.cache.mkdir("shim")))
 
 
-@pytest.fixture
-def new_device(shim_library) -> Callable[[int], ShimDevice]:
-    return lambda seed: ShimDevice(shim_library, seed)
+@pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
+def new_device(request) -> Callable[[int], Recorded]:
+    """Make a device from a seed."""
+    if request.param == "gpu":
+        return GpuDevice
+    library = request.getfixturevalue("shim_library")
+    return lambda seed: ShimDevice(library, seed)
 
 
 @pytest.fixture(params=SEEDS)
-def device(new_device, request) -> ShimDevice:
+def device(new_device, request) -> Recorded:
     return new_device(request.param * 1000)

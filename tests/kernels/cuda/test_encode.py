@@ -1,4 +1,4 @@
-"""The CUDA encoder, run on a CPU: its result is that of exact scores, bit for bit, on ordinary and on hostile data."""
+"""The CUDA encoder gives the result of exact scores, bit for bit, on ordinary and on hostile data."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def best(scores: Tensor, k: int) -> Tensor:
 
 
 def assert_exact(device, x: Tensor, W: Tensor, b: Tensor, k: int) -> None:
-    values, indices = encode.topk_encode(device, x, W, b, k)
+    values, indices = device.call(encode.topk_encode, x, W, b, k)
     scores = exact_scores(x, W, b)
     want = best(scores, k)
     assert torch.equal(indices, want)
@@ -233,9 +233,9 @@ def test_empty_and_single_sizes(device, rows, width, latents, k):
 
 def test_inputs_need_not_be_contiguous(device):
     x, W, b = (t.float() for t in gaussian(torch.Generator().manual_seed(7), 6, 20, 300))
-    want = encode.topk_encode(device, x, W, b, 4)
+    want = device.call(encode.topk_encode, x, W, b, 4)
     doubled = torch.stack([b, b], dim=1)[:, 0]
-    got = encode.topk_encode(device, x.T.contiguous().T, W.T.contiguous().T, doubled, 4)
+    got = device.call(encode.topk_encode, x.T.contiguous().T, W.T.contiguous().T, doubled, 4)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
@@ -244,8 +244,9 @@ def errors_and_bounds(device) -> tuple[Tensor, Tensor]:
     """Of each pair in the lists of the last call: |exact score - screen's score|, and e as encode.cuh defines it."""
     (screen,) = (a for kernel, a in device.arguments.items() if kernel.startswith("encode_screen."))
     (select,) = (a for kernel, a in device.arguments.items() if kernel.startswith("encode_select.encode_select"))
-    x, W, bias = select[:3]
-    facts_x, facts_W, lists, counts = (screen[i].double() if i < 4 else screen[i] for i in (2, 3, 6, 7))
+    x, W, bias = (tensor.cpu() for tensor in select[:3])
+    facts_x, facts_W = screen[2].cpu().double(), screen[3].cpu().double()
+    lists, counts = screen[6].cpu(), screen[7].cpu()
     splits, sigma = screen[-2].value, screen[-1].value
     lists = lists.view(-1, encode.CAPACITY)
     kept = torch.arange(encode.CAPACITY) < counts[:, None]
@@ -262,7 +263,7 @@ def errors_and_bounds(device) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("kind", [gaussian, near_ties, rounding_in_step, many_scales, cancelling, large_biases])
 def test_no_score_is_further_off_than_the_bound_says(device, kind, dtype):
     x, W, b = (t.to(dtype) for t in kind(torch.Generator().manual_seed(8), 10, 130, 500))
-    encode.topk_encode(device, x, W, b, 200)
+    device.call(encode.topk_encode, x, W, b, 200)
     errors, bounds = errors_and_bounds(device)
     judged = bounds.isfinite()
     assert judged.count_nonzero() >= 1900
@@ -271,7 +272,7 @@ def test_no_score_is_further_off_than_the_bound_says(device, kind, dtype):
 
 def test_the_bound_is_nearly_reached_where_all_residuals_point_the_same_way(device):
     x, W, b = (t.float() for t in rounding_in_step(torch.Generator().manual_seed(9), 10, 130, 500))
-    encode.topk_encode(device, x, W, b, 200)
+    device.call(encode.topk_encode, x, W, b, 200)
     errors, bounds = errors_and_bounds(device)
     assert float((errors / bounds).max()) > 0.4
 
@@ -279,17 +280,17 @@ def test_the_bound_is_nearly_reached_where_all_residuals_point_the_same_way(devi
 def test_with_a_bound_of_zero_the_result_is_wrong(new_device, monkeypatch):
     """The control: what the bound protects from does happen."""
     device = new_device(0)
-    launch = device.launch
+    start = device.start
 
-    def without_bound(kernel, grid, block, *arguments, shared_bytes=0):
+    def without_bound(kernel, grid, block, *arguments, shared_bytes):
         facts = [a for a in arguments if isinstance(a, Tensor) and a.dtype == torch.float32 and a.shape[1:] == (4,)]
         for tensor in facts:
             tensor[:, 2] = 0
         if kernel.startswith(("encode_screen", "encode_select.encode_select")):
             arguments[-1].value = 0.0
-        launch(kernel, grid, block, *arguments, shared_bytes=shared_bytes)
+        start(kernel, grid, block, *arguments, shared_bytes=shared_bytes)
 
-    monkeypatch.setattr(device, "launch", without_bound)
+    monkeypatch.setattr(device, "start", without_bound)
     monkeypatch.setattr(encode, "MOST_SPLITS", 1)  # lists of several splits hold more than k together
     x, W, b = (t.float() for t in gaussian(torch.Generator().manual_seed(10), 10, 40, 900))
     W = W[:1] + 0.01 * W

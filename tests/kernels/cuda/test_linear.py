@@ -1,4 +1,4 @@
-"""The linear CUDA kernels, run on a CPU, against their definition in float64."""
+"""The linear CUDA kernels against their definition in float64."""
 
 import pytest
 import torch
@@ -33,10 +33,10 @@ def test_linear_kernels_equal_their_definition(device, dtype, rows, width, laten
     values, x = gaussian(rows, k, dtype=dtype), gaussian(rows, width, seed=1, dtype=dtype)
     W, indices = gaussian(latents, width, seed=2, dtype=dtype), chosen(rows, k, latents)
     dense = torch.zeros(rows, latents, dtype=torch.float64).scatter_add_(1, indices, values.double())
-    assert_near(linear.sparse_decode(device, values, indices, W), dense @ W.double(), dtype)
+    assert_near(device.call(linear.sparse_decode, values, indices, W), dense @ W.double(), dtype)
     want = torch.einsum("rw,rkw->rk", x.double(), W.double()[indices])
-    assert_near(linear.gathered_dot(device, x, indices, W), want, dtype)
-    assert_near(linear.scatter_outer(device, values, indices, x, latents), dense.T @ x.double(), dtype)
+    assert_near(device.call(linear.gathered_dot, x, indices, W), want, dtype)
+    assert_near(device.call(linear.scatter_outer, values, indices, x, latents), dense.T @ x.double(), dtype)
     ran = {kernel.split(".")[0] for kernel in device.launched}
     assert ran == ({"decode", "dot", "order", "scatter"} if rows and k else set())
 
@@ -47,17 +47,17 @@ def test_pairs_are_in_the_order_of_a_stable_sort(device, monkeypatch, rows, k, l
     indices = chosen(rows, k, latents)
     if latents == 300:
         indices[:] = indices % 2 * 299  # two latents, the first and the last, hold everything
-    pairs, starts = linear.by_latent(device, indices, latents)
+    pairs, starts = device.call(linear.by_latent, indices, latents)
     latent, order = indices.flatten().sort(stable=True)
     assert torch.equal(pairs.long(), order)
     assert torch.equal(starts.long(), torch.searchsorted(latent, torch.arange(latents + 1)))
 
 
-def test_a_sum_over_rows_has_the_same_bits_whatever_the_order_of_threads(shim_library, device):
+def test_a_sum_over_rows_has_the_same_bits_whatever_the_order_of_threads(device):
     values, x, indices = gaussian(300, 8), gaussian(300, 16, seed=1), chosen(300, 8, 20)
-    first = linear.scatter_outer(device, values, indices, x, 20)
+    first = device.call(linear.scatter_outer, values, indices, x, 20)
     for _ in range(3):  # each launch draws another order
-        assert torch.equal(linear.scatter_outer(device, values, indices, x, 20), first)
+        assert torch.equal(device.call(linear.scatter_outer, values, indices, x, 20), first)
     in_row_order = torch.zeros(20, 16)
     for row in range(300):
         for place in range(8):
@@ -69,15 +69,17 @@ def test_a_sum_over_rows_has_the_same_bits_whatever_the_order_of_threads(shim_li
 
 @pytest.mark.parametrize(("width", "offset", "packed"), [(64, 0, True), (62, 0, False), (64, 1, False)])
 def test_wide_loads_are_used_where_every_row_is_aligned(device, width, offset, packed):
-    values, indices = gaussian(3, 2), chosen(3, 2, 5)
-    memory = gaussian(5 * width + offset, seed=2)
-    W = memory[offset:].view(5, width)
-    assert_near(
-        linear.sparse_decode(device, values, indices, W), torch.einsum("rk,rkw->rw", values, W[indices]).double()
-    )
+    values, indices, memory = gaussian(3, 2), chosen(3, 2, 5), gaussian(5 * width + offset, seed=2)
+
+    def decode(device, values: Tensor, indices: Tensor, memory: Tensor) -> Tensor:
+        return linear.sparse_decode(device, values, indices, memory[offset:].view(5, width))
+
+    want = torch.einsum("rk,rkw->rw", values, memory[offset:].view(5, width)[indices]).double()
+    assert_near(device.call(decode, values, indices, memory), want)
     assert device.launched == [f"decode.sparse_decode_{'packed_' if packed else ''}f32"]
 
 
+@pytest.mark.parametrize("new_device", ["shim"], indirect=True)  # on a GPU it would end the process's context
 def test_an_index_outside_the_table_stops_the_kernel(device):
     with pytest.raises(Exception, match=r"trap at .*device.cuh"):
-        linear.sparse_decode(device, gaussian(2, 1), torch.tensor([[0], [5]]), gaussian(5, 4))
+        device.call(linear.sparse_decode, gaussian(2, 1), torch.tensor([[0], [5]]), gaussian(5, 4))
