@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -18,6 +19,9 @@ SOURCES = Path(__file__).parent
 # fmad=false: a product is fused into a sum where the source says fmaf and nowhere else, as on the CPU
 NVCC_FLAGS = ("-std=c++17", "-fmad=false", "-cubin")
 TIMEOUT_S = 600
+DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a kept file
+
+logger = logging.getLogger(__name__)
 
 
 class CompilationError(Exception):
@@ -96,19 +100,37 @@ def cubin(compiler: Compiler, name: str, architecture: str) -> bytes:
     """
     source = SOURCES / f"{name}.cu"
     path = _folder() / f"{name}-{architecture}-{_key(source, compiler, architecture)}.cubin"
-    if path.exists():
-        return path.read_bytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # a second process waits instead of compiling the same
-        if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}.part")
-            part.write_bytes(compiler.compile(source, architecture))
-            part.replace(path)
-    return path.read_bytes()
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):  # a second process waits instead of compiling the same
+            kept = _read(path)
+            if kept is None:
+                kept = compiler.compile(source, architecture)
+                part = path.with_suffix(f".{os.getpid()}.part")
+                part.write_bytes(kept + hashlib.sha256(kept).digest())
+                part.replace(path)
+            return kept
+    except OSError as error:
+        logger.warning("CUDA kernels: %s is compiled, but cannot be kept for the next process: %s", source.name, error)
+        return compiler.compile(source, architecture)
+
+
+def _read(path: Path) -> bytes | None:
+    """Read a kept cubin; None if there is none, or it is not what was written."""
+    try:
+        data = path.read_bytes()
+    except OSError:  # mostly: no such file
+        return None
+    code, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == digest else None
 
 
 def _folder() -> Path:
-    return user_cache_path("workbench") / "kernels" / "cuda"
+    chosen = os.environ.get("WORKBENCH_KERNEL_CACHE")
+    return (Path(chosen) if chosen else user_cache_path("interp-workbench") / "kernels") / "cuda"
 
 
 def _key(source: Path, compiler: Compiler, architecture: str) -> str:
@@ -145,5 +167,5 @@ def _nvcc() -> Nvcc | None:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=60)
         except (OSError, subprocess.SubprocessError):
             continue
-        return Nvcc(path, done.stdout.strip().splitlines()[-1])
+        return Nvcc(path, f"nvcc, {done.stdout.strip().splitlines()[-1]}")
     return None

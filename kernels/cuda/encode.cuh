@@ -3,7 +3,7 @@
 // Exact score. One computation gives the scores that are returned, the same bits here and in the CPU kernels
 // (kernels/csrc/exact.h): products of float32 numbers, exact in float64, are added in float64 in 32 interleaved sums
 // (number c in sum c mod 32, ascending), which are folded in halves, sum l taking sum l + 16, then 8, 4, 2, 1; the
-// bias is added in float64 and the result rounded to float32.
+// bias is added in float64 and the result rounded to float32; a zero is +0.
 //
 // Order. By descending score, equal scores by ascending latent; NaN counts as minus infinity.
 //
@@ -82,7 +82,7 @@ constexpr u32 LOWEST = 0x007fffffu; // of minus infinity
 
 // A pair (score, latent): the best is the smallest.
 __device__ __forceinline__ u64 ranking_key(float score, u32 latent) {
-    const u32 rank = score == 0.0f ? 0x80000000u : score != score ? LOWEST : ascending(score);
+    const u32 rank = score != score ? LOWEST : ascending(score);
     return static_cast<u64>(~rank) << 32 | latent;
 }
 
@@ -113,7 +113,7 @@ __device__ __forceinline__ float exact_score(const T* __restrict__ x, const T* _
 #pragma unroll
         for (int i = 0; i < 4; ++i) sum[i] += __shfl_down_sync(mask, sum[i], by, TEAM);
     const double total = (sum[0] + sum[2]) + (sum[1] + sum[3]);
-    return __shfl_sync(mask, static_cast<float>(total + static_cast<double>(bias)), 0, TEAM);
+    return __shfl_sync(mask, static_cast<float>(total + static_cast<double>(bias)) + 0.0f, 0, TEAM);
 }
 
 __device__ __forceinline__ u32 team_mask() { return 0xffu << (threadIdx.x % 32 / TEAM * TEAM); }
@@ -136,7 +136,7 @@ __device__ __forceinline__ void sort_keys(u64* keys, int n) {
     __syncthreads();
 }
 
-// Write the k best of sorted keys. A key does not tell -0 from 0 nor NaN from minus infinity: those are computed again.
+// Write the k best of sorted keys. A key does not tell NaN from minus infinity: those are computed again.
 template <class T, int V>
 __device__ __forceinline__ void write_best(const u64* keys, int k, const T* x, const T* W, const float* b, int width,
                                            T* values, i64* indices) {
@@ -144,7 +144,7 @@ __device__ __forceinline__ void write_best(const u64* keys, int k, const T* x, c
     for (int i = static_cast<int>(threadIdx.x) / TEAM; i < k; i += n_teams) {
         const u32 latent = static_cast<u32>(keys[i]), rank = ~static_cast<u32>(keys[i] >> 32);
         float score = from_ascending(rank);
-        if (rank == LOWEST || rank == 0x80000000u)
+        if (rank == LOWEST)
             score = exact_score<T, V>(x, W + static_cast<i64>(latent) * width, b[latent], width, team_mask(), place);
         if (place == 0) {
             values[i] = narrow<T>(score);

@@ -2,6 +2,10 @@
 // functions on a CPU.
 #pragma once
 
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000) // NVRTC reads no header of the C library
+#endif
+
 #define EXPORT_KERNEL(name) // the shim keeps a table of kernels; a GPU's loader finds them by name
 
 __device__ __forceinline__ float half_bits_to_float(unsigned short bits) {

@@ -81,6 +81,25 @@ def test_a_cubin_is_compiled_once_for_each_source_compiler_and_architecture(mach
     assert not list(cubins._folder().glob("*.part"))
 
 
+def test_a_kept_cubin_that_was_damaged_is_compiled_anew(machine):
+    compiler = FixedCompiler("nvcc 13", b"\x7fELF and so on")
+    cubins.cubin(compiler, "decode", "sm_80")
+    (kept,) = cubins._folder().glob("*.cubin")
+    data = bytearray(kept.read_bytes())
+    data[5] ^= 1
+    for damaged in (bytes(data), kept.read_bytes()[:-1], b""):
+        kept.write_bytes(damaged)
+        assert cubins.cubin(compiler, "decode", "sm_80") == compiler.code
+    assert compiler.calls == 4
+
+
+def test_where_nothing_can_be_kept_a_cubin_is_compiled_all_the_same(machine, monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(cubins, "_folder", lambda: tmp_path / "file")
+    assert cubins.cubin(FixedCompiler("nvcc 13"), "decode", "sm_80") == b"\x7fELF"
+    assert "cannot be kept" in caplog.text
+
+
 def test_a_compiler_whose_code_the_driver_refuses_is_passed_over(machine, monkeypatch):
     use_compilers(monkeypatch, FixedCompiler("too new", b"junk"), FixedCompiler("too old", b""), FixedCompiler("right"))
     assert Device(0).compiler.identity == "right"
