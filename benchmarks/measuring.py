@@ -21,6 +21,21 @@ def in_turns(
 ) -> dict[str, float]:
     """Return the median seconds of each way; ways take turns, so that a drift of the machine hits all of them.
 
+    See `all_turns`.
+    """
+    found = all_turns(ways, repeats, fewer=fewer, before=before)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def all_turns(
+    ways: Mapping[str, Way],
+    repeats: int,
+    *,
+    fewer: Mapping[str, int] | None = None,
+    before: Callable[[str], object] | None = None,
+) -> dict[str, list[float]]:
+    """Return the seconds of each way in each round.
+
     Parameters
     ----------
     ways : mapping of str to callable
@@ -42,7 +57,7 @@ def in_turns(
             start = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+    return seconds
 
 
 def print_rates(
