@@ -104,7 +104,7 @@ def test_planted_features_are_found_and_noise_is_not(architecture, tmp_path):
 @pytest.mark.parametrize("architecture", FAMILY)
 def test_a_planted_dictionary_of_128_features_in_64_dimensions_is_recovered(architecture, tmp_path):
     features, x = planted(128, 64, active=4, rows=60_500)
-    trainer = train(make_trainer(x, latents=128, k=5, architecture=architecture, rows=200_000), x, tmp_path)
+    trainer = train(make_trainer(x, latents=128, k=5, architecture=architecture, rows=300_000), x, tmp_path)
     assert recovery(features, trainer) >= 0.95
 
 
