@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import h5py
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from workbench.cache.codes_manifest import CHUNK_ENTRIES, FOLDER, KIND, SCHEMA, CodesEntry, CodesManifest
 from workbench.cache.errors import Damage, DamageError
-from workbench.cache.files import file_digest, raw, replace_hdf5
+from workbench.cache.files import file_digest, raw, read_hdf5, replace_hdf5
 
 SHARDS = "shards"
 BOUNDS = np.dtype("<i8")
@@ -195,7 +194,7 @@ class CodesShard:
             self.damaged("is missing" if not self.path.is_file() else "does not have the size that the manifest says")
         places, checksums = {}, {}
         try:
-            with h5py.File(self.path, "r") as file:
+            with read_hdf5(self.path) as file:
                 for array, (dtype, length) in self.layout.items():
                     found = file[array]
                     place = found.id.get_offset()

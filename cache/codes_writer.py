@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from workbench.cache.codes_manifest import FILE, FOLDER, CodesManifest
 from workbench.cache.codes_shard import SHARDS, Entries, write_shard
 from workbench.cache.errors import StoreError
-from workbench.cache.files import PART, WriterLock, cannot_write
+from workbench.cache.files import PART, cannot_write, make_folder
+from workbench.cache.lock import WriterLock
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -81,7 +82,7 @@ class CodesWriter:
         self._pending: Future[None] | None = None
         self._closed = False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder / SHARDS)
         except OSError as error:
             raise cannot_write(self.folder, error) from error
         self._lock = WriterLock(self.folder / ".lock")

@@ -14,7 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from workbench.cache.errors import Damage, DamageError
-from workbench.cache.files import raw, replace_hdf5
+from workbench.cache.files import raw, read_hdf5, replace_hdf5
 from workbench.cache.schema import FORMAT, Modality, origin_dtype
 
 FILE = "examples.h5"
@@ -212,7 +212,7 @@ class Examples:
             If the file is missing, cannot be read, or holds something else.
         """
         try:
-            with h5py.File(folder / FILE, "r") as file:
+            with read_hdf5(folder / FILE) as file:
                 names = ["document", "window", "bounds", "size"]
                 document, window, bounds, sizes = (file[f"sequences/{name}"][()] for name in names)
                 names = ["id", "special", "offsets", "selected"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from workbench.cache.errors import StoreError
@@ -36,8 +40,26 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network disks cannot sync folders
+            raise
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, if need be, so that their names outlive a loss of power.
+
+    The name is synced even if the folder is there: whoever made it may have been killed before that.
+    """
+    outermost = folder
+    while not outermost.parent.exists():
+        outermost = outermost.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):  # a parent that may be passed through, and not listed
+        while folder != outermost.parent:
+            folder = folder.parent
+            sync_folder(folder)
 
 
 def put_in_place(part: Path, path: Path) -> None:
@@ -57,12 +79,46 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """
     part = path.with_name(path.name + PART)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            make_folder(path.parent)
         write(part)
         put_in_place(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        drop(part)
         raise cannot_write(path, error) from error
+
+
+def drop(part: Path) -> None:
+    """Remove an unfinished file if that can be done: what spoiled the writing may forbid this too."""
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C back until HDF5 is done.
+
+    Between two of its calls h5py would take the interruption for a failure of its own, and we that one for damage.
+    """
+    heard: list[tuple[int, FrameType | None]] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield  # interruptions are raised in the main thread alone
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard:
+            before(*heard[0])
+
+
+@contextmanager
+def read_hdf5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading; gives the ``h5py.File``, or raises what h5py does for a file that is damaged."""
+    with undisturbed(), h5py.File(path, "r") as file:
+        yield file
 
 
 def replace_hdf5(path: Path, fill: Callable[[Any], None]) -> None:
@@ -72,7 +128,7 @@ def replace_hdf5(path: Path, fill: Callable[[Any], None]) -> None:
     way that can end the process.
     """
     image = io.BytesIO()
-    with h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:
+    with undisturbed(), h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:
         fill(file)
     replace_file(path, lambda part: _write_bytes(part, image.getbuffer()))
 
@@ -100,31 +156,3 @@ def file_digest(path: Path) -> str:
         while n := file.readinto(block):
             digest.update(memoryview(block)[:n])
     return digest.hexdigest()
-
-
-class WriterLock:
-    """The right to write a folder: one process, and one writer in it, at a time.
-
-    An operating-system lock (``flock``, on Windows ``msvcrt.locking``) on an empty file: the kernel lets go of it when
-    its process dies, however it dies, so none is ever left behind. The file itself stays.
-
-    Parameters
-    ----------
-    path : Path
-        The file, ``.lock`` in the folder that is written.
-    timeout_s : float
-        How long to wait for another writer, seconds.
-    """
-
-    def __init__(self, path: Path, timeout_s: float = 0) -> None:
-        self._lock = FileLock(path, thread_local=False)
-        try:
-            self._lock.acquire(timeout=timeout_s)
-        except Timeout:
-            raise StoreError(f"{path.parent} is being written by another process; wait until that has ended") from None
-        except OSError as error:
-            raise cannot_write(path, error) from error
-
-    def release(self) -> None:
-        """Let go; safe to call twice."""
-        self._lock.release(force=True)

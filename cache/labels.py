@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import h5py
 import numpy as np
 import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.files import WriterLock, cannot_write, raw, replace_hdf5
+from workbench.cache.files import PART, cannot_write, drop, make_folder, raw, read_hdf5, replace_hdf5
+from workbench.cache.lock import WriterLock
 from workbench.cache.schema import FORMAT
 
 FOLDER = "labels"
@@ -109,12 +109,15 @@ def write_group(
     checked = {name: _checked(name, group, entry, lengths) for name, entry in labels.items()}
     path = _path(folder, group)
     try:
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise cannot_write(path.parent, error) from error
     lock = WriterLock(path.parent / ".lock", LOCK_TIMEOUT_S)
     try:
-        taken = {name: found.info.group for name, found in read_infos(folder).items() if found.info.group != group}
+        for part in path.parent.glob(f"*{PART}"):  # of a writer that was killed
+            drop(part)
+        others = [read_group(folder, other) for other in group_files(folder) if other != path]  # its own may be damaged
+        taken = {name: stored.info.group for other in others for name, stored in other.items()}
         for name in checked.keys() & taken.keys():
             raise StoreError(f"label {name!r} is in group {taken[name]!r} already: choose another name")
         if checked:
@@ -134,7 +137,7 @@ def read_group(folder: Path, path: Path) -> dict[str, StoredLabel]:
     """Return what the labels of one group's file mean, by name, in the order in which they were given."""
     found: dict[str, StoredLabel] = {}
     try:
-        with h5py.File(path, "r") as file:
+        with read_hdf5(path) as file:
             schema = int(file.attrs["schema"])
             if schema > FILE_SCHEMA:
                 raise StoreError(f"{path} was written in schema {schema}; this version reads up to {FILE_SCHEMA}")
@@ -156,7 +159,7 @@ def read_values(folder: Path, stored: StoredLabel) -> tuple[NDArray[Any], NDArra
     path = _path(folder, info.group)
     where = Damage(f"{FOLDER}/{path.name}", "its values differ from their checksum", f"/{info.name}")
     try:
-        with h5py.File(path, "r") as file:
+        with read_hdf5(path) as file:
             values, defined = file[info.name]["values"][()], file[info.name]["defined"][()]
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DamageError(folder, Damage(where.file, f"cannot be read ({error})", where.dataset)) from error

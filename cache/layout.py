@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.cache.files import LIBRARY_VERSIONS
+from workbench.cache.files import LIBRARY_VERSIONS, read_hdf5, undisturbed
 from workbench.cache.manifest import Manifest
 from workbench.cache.schema import FORMAT, ROWS, origin_dtype, scale_column
 
@@ -154,11 +154,11 @@ class Sketch(io.RawIOBase):
         return self.size
 
 
-def create(wanted: dict[str, Column], cut: Cut, first_row: int) -> tuple[Sketch, dict[str, int]]:
+def create(wanted: dict[str, Column], cut: Cut, first_row: int, capture: str) -> tuple[Sketch, dict[str, int]]:
     """Lay out a shard, and return HDF5's own bytes and the place of each dataset in bytes.
 
     Contiguous datasets, allocated at once and never filled; no times are recorded, so the same rows give the same
-    bytes.
+    bytes. `capture` is `Manifest.capture`, by which a shard that no manifest lists is known.
     """
     sketch = Sketch()
     create_plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -168,9 +168,11 @@ def create(wanted: dict[str, Column], cut: Cut, first_row: int) -> tuple[Sketch,
     create_plist.set_obj_track_times(False)
     places: dict[str, int] = {}
     alignment = {"alignment_threshold": ALIGNED_FROM_BYTES, "alignment_interval": PAGE_BYTES}
-    with h5py.File(sketch, "w", libver=LIBRARY_VERSIONS, **alignment) as file:
+    with undisturbed(), h5py.File(sketch, "w", libver=LIBRARY_VERSIONS, **alignment) as file:
         schema = max(column.schema for column in wanted.values())
-        file.attrs.update(format=f"{FORMAT}: shard", schema=schema, first_row=first_row, chunk_rows=cut.chunk_rows)
+        file.attrs.update(
+            format=f"{FORMAT}: shard", schema=schema, capture=capture, first_row=first_row, chunk_rows=cut.chunk_rows
+        )
         paths = [path for column in wanted.values() for path in (column.path, column.checksums)]
         for group in dict.fromkeys(["activations", "checksums", *(path.split("/")[1] for path in paths)]):
             if group != ROWS:
@@ -205,7 +207,7 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
     """
     places: dict[str, int] = {}
     size = path.stat().st_size
-    with h5py.File(path, "r") as file:
+    with read_hdf5(path) as file:
 
         def find(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
             found = file[name]

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,11 @@ class Manifest:
         """Return, by name, the hashes that must agree for two captures to be parts of one store."""
         activations = {name: spec.to_json() for name, spec in self.activations.items()}
         return {**self.fingerprints, "examples": self.examples, "activations": _sha256(activations)}
+
+    @cached_property
+    def capture(self) -> str:
+        """Hash of the identity: two stores with the same are of one capture."""
+        return _sha256(self.identity())
 
     def fingerprint(self) -> str:
         """Return a hash of the identity and of every committed value."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from workbench.cache import layout
 from workbench.cache.errors import Damage, DamageError
-from workbench.cache.files import PART, file_digest, put_in_place, raw
+from workbench.cache.files import PART, drop, file_digest, put_in_place, raw, read_hdf5
 from workbench.cache.handles import OpenFiles
 from workbench.cache.layout import CHECKSUM, Column, Cut
 from workbench.cache.manifest import ShardEntry
@@ -57,9 +57,13 @@ class OpenShard:
         Number of its first row in the store.
     origins : record array [rows]
         Its ``/rows``.
+    capture : str
+        Whose rows these are: `Manifest.capture`.
     """
 
-    def __init__(self, path: Path, wanted: dict[str, Column], cut: Cut, first_row: int, origins: NDArray[Any]) -> None:
+    def __init__(
+        self, path: Path, wanted: dict[str, Column], cut: Cut, first_row: int, origins: NDArray[Any], capture: str
+    ) -> None:
         self.path = path
         self.first_row = first_row
         self.cut = cut
@@ -68,7 +72,7 @@ class OpenShard:
         self._part = path.with_name(path.name + PART)
         self._hashers = {name: xxhash.xxh3_64() for name in wanted}
         self._checksums = {name: np.zeros(cut.n_chunks, CHECKSUM) for name in wanted}
-        sketch, self._places = layout.create(wanted, cut, first_row)
+        sketch, self._places = layout.create(wanted, cut, first_row, capture)
         self._file: io.FileIO = self._part.open("w+b", buffering=0)
         try:
             self._file.truncate(sketch.size)
@@ -80,7 +84,7 @@ class OpenShard:
             self._write(self._places[layout.SPECIAL], n_special)
             checksum = np.array([xxhash.xxh3_64_intdigest(n_special)], CHECKSUM)
             self._write(self._places[layout.SPECIAL_CHECKSUM], raw(checksum))
-        except OSError:
+        except BaseException:
             self.discard()
             raise
 
@@ -123,7 +127,7 @@ class OpenShard:
     def discard(self) -> None:
         """Drop what was written."""
         self._file.close()
-        self._part.unlink(missing_ok=True)
+        drop(self._part)
 
 
 class Shard:
@@ -196,6 +200,14 @@ class Shard:
         first = self.entry.first_row
         start, end = (0, self.entry.n_rows) if chunk is None else self.cut.chunk(chunk)
         return DamageError(self._folder, Damage(self.file, what, dataset, chunk, (first + start, first + end)))
+
+    def is_of(self, capture: str) -> bool:
+        """Whether it says that it belongs to a capture; of a file that is damaged, False."""
+        try:
+            with read_hdf5(self.path) as file:
+                return bool(file.attrs.get("capture") == capture)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError):
+            return False
 
     def places(self) -> dict[str, int]:
         """Return the place of each dataset in bytes, asked from HDF5 once."""

@@ -15,6 +15,7 @@ from workbench.cache.codes import check_codes
 from workbench.cache.errors import Damage, DamageError
 from workbench.cache.examples import Examples
 from workbench.cache.files import file_digest
+from workbench.cache.folders import check_folder
 from workbench.cache.handles import OpenFiles
 from workbench.cache.layout import Column, columns
 from workbench.cache.manifest import Manifest, ShardEntry
@@ -22,7 +23,7 @@ from workbench.cache.shard import Shard, content_digest
 
 
 def verify(folder: Path, manifest: Manifest, progress: Callable[[int], object] | None = None) -> list[Damage]:
-    """Check every committed shard, the plan, the labels and the codes; shards in parallel.
+    """Check every committed shard, the plan, the labels, the codes and the tokenizer; shards in parallel.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def verify(folder: Path, manifest: Manifest, progress: Callable[[int], object] |
             found += damage
             if progress is not None:
                 progress(entry.n_bytes)
-    return found + list(_check_labels(folder)) + list(check_codes(folder))
+    return [*found, *_check_labels(folder), *check_codes(folder), *check_folder(folder / "tokenizer")]
 
 
 def check_shard(folder: Path, entry: ShardEntry, wanted: dict[str, Column], chunk_rows: int) -> Iterator[Damage]:

@@ -18,10 +18,11 @@ from workbench.cache import layout, schema
 from workbench.cache import manifest as manifest_file
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.examples import Examples
-from workbench.cache.files import PART, WriterLock, cannot_write, file_digest
+from workbench.cache.files import PART, cannot_write, drop, file_digest, make_folder, sync_file, sync_folder
 from workbench.cache.incoming import FirstRows, check_batch, given_factors, to_stored
 from workbench.cache.index import write_index
 from workbench.cache.layout import Cut, columns
+from workbench.cache.lock import WriterLock
 from workbench.cache.manifest import Manifest, ShardEntry, check_provenance
 from workbench.cache.schema import ROWS, ActivationSpec
 from workbench.cache.shard import OpenShard, Shard, content_digest
@@ -84,8 +85,10 @@ class StoreWriter:
         self._lock = WriterLock(self.folder / ".lock")
         try:
             self._continue(rows_per_shard)
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, OSError):
+                raise cannot_write(self.folder, error) from error
             raise
         self._columns = columns(self._manifest)
         self._first_rows = FirstRows(self._manifest) if self._manifest.undecided else None
@@ -160,9 +163,10 @@ class StoreWriter:
             if self._open is not None:
                 self._open.discard()
             self._wait()
-            if self._manifest.committed_rows == self.n_rows and not self.finished:
-                self._replace_manifest(replace(self._manifest, finished=True))
-            write_index(self.folder, self._manifest)
+            finished = replace(self._manifest, finished=self._manifest.committed_rows == self.n_rows)
+            write_index(self.folder, finished)  # first: a store that says it is finished has its index
+            if finished != self._manifest:
+                self._replace_manifest(finished)
         except (OSError, StoreError) as error:
             raise self._failed(error) from error
         finally:
@@ -192,8 +196,10 @@ class StoreWriter:
             if found.int8_factors and self._manifest.int8_factors not in ({}, found.int8_factors):
                 raise StoreError(f"{self.folder} has other factors: leave factors out to continue it")
             self._manifest = replace(found, int8_factors=found.int8_factors or self._manifest.int8_factors)
-        for part in self.folder.glob(f"{layout.FOLDER}/*{PART}"):
-            part.unlink()
+        make_folder(self.folder / layout.FOLDER)
+        for part in (*self.folder.glob(f"*{PART}"), *self.folder.glob(f"{layout.FOLDER}/*{PART}")):
+            if part.is_file():
+                drop(part)
         if not (self._manifest.finished and (self.folder / examples_file.FILE).exists()):
             self._examples.write(self.folder)
         if not (self.folder / manifest_file.FILE).exists():
@@ -216,6 +222,8 @@ class StoreWriter:
         wanted = columns(self._manifest)
         entry = ShardEntry(name, first_row, cut.n_rows, path.stat().st_size, "", "")
         shard = Shard(self.folder, entry, wanted, cut.chunk_rows)
+        if not shard.is_of(self._manifest.capture):  # left by another, whose manifest was removed
+            return None
         try:
             for column in wanted.values():
                 for chunk in range(cut.n_chunks):
@@ -226,7 +234,10 @@ class StoreWriter:
                     if column.name == ROWS and values.tobytes() != planned.tobytes():
                         return None
             content = content_digest(wanted, shard.checksums())
-            return replace(entry, digest=file_digest(path), content=content)
+            adopted = replace(entry, digest=file_digest(path), content=content)
+            sync_file(path)
+            sync_folder(path.parent)  # its writer may have been killed before it synced the name
+            return adopted
         except DamageError:
             return None
 
@@ -241,14 +252,17 @@ class StoreWriter:
         assert n_before == 0  # shards are full but for the last, and the last is the end
         n_rows = min(self._manifest.rows_per_shard, self.n_rows - self.next_row)
         cut = Cut(n_rows, self._manifest.chunk_rows)
-        folder = self.folder / layout.FOLDER
-        folder.mkdir(exist_ok=True)
+        path = self.folder / layout.FOLDER / f"{number:06d}.h5"
         origins = self._examples.origins(self.next_row, self.next_row + n_rows)
-        self._open = OpenShard(folder / f"{number:06d}.h5", self._columns, cut, self.next_row, origins)
+        self._open = OpenShard(path, self._columns, cut, self.next_row, origins, self._manifest.capture)
         return self._open
 
     def _commit(self, shard: OpenShard) -> None:
-        entry = shard.commit()
+        try:
+            entry = shard.commit()
+        except BaseException:
+            shard.discard()
+            raise
         self._replace_manifest(replace(self._manifest, shards=(*self._manifest.shards, entry)))
 
     def _replace_manifest(self, manifest: Manifest) -> None:
@@ -293,7 +307,7 @@ def _make_folder(folder: Path) -> None:
     """Make the store's folder; refuse one that holds something else."""
     ours = {".lock", manifest_file.FILE, examples_file.FILE, layout.FOLDER, "tokenizer", "labels", "index.h5"}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         others = [path.name for path in folder.iterdir() if path.name.removesuffix(PART) not in ours]
     except (FileExistsError, NotADirectoryError):
         file = next((path for path in (folder, *folder.parents) if path.is_file()), folder)

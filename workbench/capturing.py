@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from workbench.cache import Store, StoreWriter, open_store
+from workbench.cache.folders import CHECKSUMS, check_folder, put_folder
 from workbench.capture_passes import forward
 from workbench.capture_plan import Plan, Planner
 from workbench.capture_rows import activation_spec, row_axis
@@ -110,9 +111,8 @@ def capture(
     is_labelled = there >= {spec.name for spec in dataset.label_specs}
     table = labels_of_dataset(plan.examples, dataset, plan.documents) if labels and not is_labelled else None
     with StoreWriter(folder, specs, plan.examples, manifest) as writer:
-        if not writer.finished and type(subject).save_tokenizer is not Subject.save_tokenizer:
-            (folder / "tokenizer").mkdir(exist_ok=True)
-            subject.save_tokenizer(folder / "tokenizer")
+        if type(subject).save_tokenizer is not Subject.save_tokenizer:
+            keep_tokenizer(subject, folder / "tokenizer", anew=not writer.finished)
         if table is not None:
             table.store(open_store(folder))
         if writer.finished:
@@ -122,6 +122,12 @@ def capture(
             log.info("%s: going on from row %d of %d", folder, writer.next_row, writer.n_rows)
         forward(subject, dataset, plan, specs, writer, batch_size)
     return open_store(folder)
+
+
+def keep_tokenizer(subject: Subject, folder: Path, *, anew: bool) -> None:
+    """Write the subject's tokenizer if what is there is damaged, or if there is none and it is wanted `anew`."""
+    if any(check_folder(folder)) or (anew and not (folder / CHECKSUMS).is_file()):
+        put_folder(folder, subject.save_tokenizer)
 
 
 def as_dataset(data: str | Path | Dataset | Sequence[str]) -> Dataset:

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from workbench.cache import DamageError, LabelInfo, StoreError, open_store
-from workbench.cache.files import WriterLock
+from workbench.cache.lock import WriterLock
 
 
 def info(name="keyword", level="row", kind="binary", group="tokens", **more):

@@ -52,7 +52,7 @@ def outline(path):
         content = json.loads(path.read_text())
         return content["schema"], content.keys(), content["shards"][0].keys()
     with h5py.File(path) as file:
-        found = [(".", *file.attrs)]
+        found = [(".", *sorted(file.attrs.keys() - {"capture"}))]  # which earlier versions do without
         file.visititems(lambda name, item: found.append((re.sub(r"blocks[^/]*", "HOOK_POINT", name), *item.attrs)))
         return file.attrs["schema"], set(found)
 

@@ -1,12 +1,6 @@
 """``workbench capture`` from the command line: what it prints, exit codes, and killed in the middle."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -94,41 +88,3 @@ def test_a_folder_of_something_else_is_refused(line, tmp_path, capsys):
     (tmp_path / "acts" / "thesis.txt").write_text("do not touch")
     assert main(line()) == 2
     assert "is neither empty nor an activation store (it holds 'thesis.txt')" in capsys.readouterr().err
-
-
-def contents(folder):
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in {".lock", "index.h5"})
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-@pytest.mark.crash
-def test_killed_at_any_time_it_ends_with_the_same_bytes(tmp_path):
-    """Attention patterns make rows of 4 KiB, so that there are six shards or so; killed once for each."""
-    folder = save_tiny_decoder(tmp_path / "tiny", n_context=512)
-    (tmp_path / "texts").mkdir()
-    for i in range(40):
-        (tmp_path / "texts" / f"{i}.txt").write_text(f"text {i} " * (20 + i))
-    command = [sys.executable, "-m", "workbench", "capture", "--model", f"zoo:{folder}", "--data", tmp_path / "texts"]
-    command += ["--hook", "blocks.*.attn.hook_pattern", "--hook", "hook_embed", "--batch-size", "4", "--device", "cpu"]
-    command = [*map(str, command), "--out"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
-    shards = len(open_store(tmp_path / "whole").manifest["shards"])
-    killed = 0
-    for until in range(shards + 1):
-        process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment, stderr=subprocess.PIPE)
-        while process.poll() is None and n_parts(tmp_path / "killed") <= until:
-            time.sleep(0.002)
-        time.sleep(0.01 * (until % 3))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment, capture_output=True)
-    assert killed >= 3
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert open_store(tmp_path / "killed").verify() == []
-
-
-def n_parts(folder: Path) -> int:
-    """How many shards have been begun."""
-    return len(list(folder.glob("shards/*")))

@@ -17,20 +17,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done; 1 done but damage was found, jobs failed, or a fault of ours (with traceback); 2 wrong input;
     130 interrupted, resumable.
     """
-    import typer
-
-    from workbench.cli.app import app
-
     # Before torch is imported: on a busy machine, threads that spin while they wait take cores from those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    command = typer.main.get_command(app)
     try:
+        import typer
+
+        from workbench.cli.app import app
+
+        command = typer.main.get_command(app)
         words = None if arguments is None else list(arguments)
         code = command.main(args=words, prog_name="workbench", standalone_mode=False)
+    except KeyboardInterrupt:  # first: it may come before there is a typer
+        code = INTERRUPTED
     except typer.Exit as leave:
         code = leave.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
         code = INTERRUPTED
     except Exception as error:
         show = getattr(error, "show", None)

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from workbench.cache.files import PART, WriterLock, cannot_write, replace_file, sync_folder
+from workbench.cache.files import PART, cannot_write, replace_file, sync_folder
+from workbench.cache.lock import WriterLock
 from workbench.errors import UserError
 
 METADATA = "metadata.json"
