@@ -17,8 +17,9 @@ from workbench.cache.examples import Examples
 from workbench.cache.files import file_digest
 from workbench.cache.folders import check_folder
 from workbench.cache.handles import OpenFiles
-from workbench.cache.layout import Column, columns
+from workbench.cache.layout import SPECIAL, Column, columns
 from workbench.cache.manifest import Manifest, ShardEntry
+from workbench.cache.schema import ROWS
 from workbench.cache.shard import Shard, content_digest
 
 
@@ -65,10 +66,10 @@ def check_shard(folder: Path, entry: ShardEntry, wanted: dict[str, Column], chun
         rows = (entry.first_row, entry.end_row)
         yield Damage(shard.file, f"cannot be read ({error.strerror or error})", rows=rows)
         return
-    n_before = 0
+    n_before, counts = 0, None
     try:
         with OpenFiles() as files:
-            shard.special_counts(files)
+            counts = shard.special_counts(files)
     except DamageError as error:
         n_before += 1
         yield error.damage
@@ -81,6 +82,13 @@ def check_shard(folder: Path, entry: ShardEntry, wanted: dict[str, Column], chun
             except DamageError as error:
                 n_before += 1
                 yield error.damage
+                continue
+            if column.name == ROWS and counts is not None:
+                n_special = np.count_nonzero(values["special"])
+                if n_special != counts[chunk]:  # with a right checksum: whoever wrote it counted wrongly
+                    n_before += 1
+                    what = f"says {counts[chunk]} rows of special tokens, /{ROWS} has {n_special}"
+                    yield shard.damage(what, SPECIAL, chunk).damage
     if n_before == 0 and not sound:
         rows = (entry.first_row, entry.end_row)
         yield Damage(shard.file, "differs from its digest in the manifest, though every chunk is right", rows=rows)

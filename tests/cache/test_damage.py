@@ -1,10 +1,15 @@
 """No damage on disk ever becomes a number."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
+import xxhash
 
 from workbench.cache import DamageError, open_store, to_array
+from workbench.cache.files import file_digest
+from workbench.cache.manifest import Manifest
 
 SHARD = "shards/000001.h5"
 RESID = "blocks.0.hook_resid_post"
@@ -102,6 +107,25 @@ def test_a_bit_flipped_anywhere_is_found(store_folder, arrays):
 @pytest.mark.slow
 def test_every_fifth_byte_of_a_shard_is_covered(store_folder, arrays):
     harm_everywhere(store_folder, arrays, lambda n_bytes: [(place, place % 8) for place in range(0, n_bytes, 5)])
+
+
+def test_a_wrong_count_of_special_rows_is_found_though_its_checksums_are_right(store_folder):
+    """A writer that counts wrongly, or somebody who edits a shard and its checksums, digest and manifest with it."""
+    path = store_folder / SHARD
+    with h5py.File(path, "r+") as file:
+        counts = file["special/counts"][:]
+        counts[1] += 1
+        file["special/counts"][:] = counts
+        file["special/checksum"][:] = xxhash.xxh3_64_intdigest(counts.tobytes())
+    manifest = Manifest.read(store_folder)
+    shards = [
+        replace(entry, digest=file_digest(path), n_bytes=path.stat().st_size) if entry.name in SHARD else entry
+        for entry in manifest.shards
+    ]
+    replace(manifest, shards=tuple(shards)).write(store_folder)
+    (damage,) = open_store(store_folder).verify()
+    assert (damage.file, damage.dataset, damage.chunk, damage.rows) == (SHARD, "/special/counts", 1, (32, 40))
+    assert damage.what == f"says {counts[1]} rows of special tokens, /rows has {counts[1] - 1}"
 
 
 @pytest.mark.parametrize("n_left", [0, 1, 100, -1])
