@@ -1,8 +1,9 @@
 """How fast the activation store is read and written, beside its peers, on the same rows in one process.
 
-    python benchmarks/store.py [--rows 1000000] [--width 768] [--repeats 5] [--folder DIR] [reading] [writing]
+    python benchmarks/store.py [--rows 1000000] [--width 768] [--repeats 5] [--folder DIR] [reading] [cold] [writing]
 
-Needs five times the rows' bytes on the disk while it runs (7.7 GB), and twice in memory; removes what it made.
+`reading` reads from the page cache, `cold` from the disk. Needs five times the rows' bytes on the disk while it runs
+(7.7 GB), and twice in memory beside what the page cache should hold; removes what it made.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import torch
 from measuring import machine
 from store_data import CONTEXT, DataSet
 
-PARTS = {"reading": store_reading.run, "writing": store_writing.run}
+PARTS = {"reading": store_reading.run, "cold": store_reading.run_cold, "writing": store_writing.run}
 
 
 def main() -> None:
     """Make the rows once, run the parts asked for, and tell the machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="reading, writing; by default both")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; by default all")
     parser.add_argument("--rows", type=int, default=1_000_000, help=f"a multiple of {CONTEXT}")
     parser.add_argument("--width", type=int, default=768, help="float16 entries of a row, even")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; slow peers take part in fewer")
