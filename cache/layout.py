@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.cache.files import LIBRARY_VERSIONS, read_hdf5, undisturbed
+from workbench.cache.compression import FILTER_ID, HEADER_BYTES, Compression
+from workbench.cache.draft import Draft
+from workbench.cache.files import read_hdf5, undisturbed
 from workbench.cache.manifest import Manifest
 from workbench.cache.schema import FORMAT, ROWS, origin_dtype, scale_column
 
@@ -22,6 +23,9 @@ CHECKSUM = np.dtype("<u8")
 COUNT = np.dtype("<u4")
 SPECIAL, SPECIAL_CHECKSUM = "/special/counts", "/special/checksum"
 """Rows of special tokens in each chunk; shards of earlier versions lack them, and readers count for themselves."""
+
+Chunks = dict[str, NDArray[np.int64]]
+"""By dataset that is compressed: place and size in bytes of each chunk, [chunks, 2]."""
 
 SCALE = np.dtype("<f4")
 RESCALE = "float32: this * scales[row] * factors; those two name datasets"
@@ -47,10 +51,10 @@ class Column:
         Of one row.
     attributes : dict of str to str
         Written to the dataset for whoever reads it without us.
-    schema : int
-        The oldest that has such a column.
     factors : float32 array, optional
         Of an int8 hook point; kept beside, for whoever reads it without us.
+    compression : str, optional
+        How its chunks are compressed.
     """
 
     name: str
@@ -59,13 +63,18 @@ class Column:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     attributes: dict[str, str]
-    schema: int = 1
     factors: NDArray[np.float32] | None = None
+    compression: Compression | None = None
 
     @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row."""
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def schema(self) -> int:
+        """The oldest that has such a column."""
+        return 1 if self.factors is None and self.compression is None else 2
 
 
 def columns(manifest: Manifest) -> dict[str, Column]:
@@ -75,12 +84,20 @@ def columns(manifest: Manifest) -> dict[str, Column]:
     for name, spec in manifest.activations.items():
         attributes = {"dtype": spec.dtype, "axes": " ".join(("row", *spec.axes)), "unit": spec.unit}
         path = f"/activations/{name}"
-        per_channel = factors.get(name)
-        made[name] = Column(name, path, f"/checksums/{name}", spec.stored, spec.shape, attributes, factors=per_channel)
+        made[name] = Column(
+            name,
+            path,
+            f"/checksums/{name}",
+            spec.stored,
+            spec.shape,
+            attributes,
+            factors=factors.get(name),
+            compression=spec.compression,
+        )
         if spec.dtype == "int8":
             scales = scale_column(name)
             attributes |= {"rescale": RESCALE, "scales": f"/{scales}", "factors": f"/factors/{name}"}
-            made[scales] = Column(scales, f"/{scales}", f"/scale_checksums/{name}", SCALE, (), {"of": path}, schema=2)
+            made[scales] = Column(scales, f"/{scales}", f"/scale_checksums/{name}", SCALE, (), {"of": path})
     made[ROWS] = Column(ROWS, f"/{ROWS}", f"/checksums/{ROWS}", origin_dtype(manifest.modality), (), {})
     return made
 
@@ -103,6 +120,11 @@ class Cut:
         """Number of chunks."""
         return -(-self.n_rows // self.chunk_rows)
 
+    @property
+    def padded_rows(self) -> int:
+        """Rows of each chunk of a compressed dataset: HDF5 has no shorter last one, so that is filled up with zeros."""
+        return min(self.n_rows, self.chunk_rows)
+
     def pieces(self, first: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield (chunk, first row, end row) for the parts of the chunks that lie in a range of the shard's rows."""
         while first < end:
@@ -116,89 +138,42 @@ class Cut:
         return chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.n_rows)
 
 
-class Sketch(io.RawIOBase):
-    """A file of which only what HDF5 writes of itself is kept: the values' places stay empty, and cost no memory.
+def create(wanted: dict[str, Column], cut: Cut, first_row: int, capture: str) -> Draft:
+    """Lay out a shard.
 
-    Attributes
-    ----------
-    written : dict of int to bytes
-        What was written, by place.
-    size : int
-        Of the file, in bytes.
+    Datasets lie in one piece, allocated at once and never filled, but for compressed ones, whose chunks find their
+    places one by one (`Draft.place`). No times are recorded, so the same rows give the same bytes. `capture` is
+    `Manifest.capture`, by which a shard that no manifest lists is known.
     """
-
-    def __init__(self) -> None:
-        self.written: dict[int, bytes] = {}
-        self.size = 0
-        self._at = 0
-
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, counted from the start or from the end."""
-        self._at = place + (self.size if whence == io.SEEK_END else 0)
-        return self._at
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._at
-
-    def write(self, data: Any) -> int:
-        """Keep some bytes."""
-        self.written[self._at] = bytes(data)
-        self._at += len(self.written[self._at])
-        self.size = max(self.size, self._at)
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        """Set the size."""
-        self.size = self._at if size is None else size
-        return self.size
-
-
-def create(wanted: dict[str, Column], cut: Cut, first_row: int, capture: str) -> tuple[Sketch, dict[str, int]]:
-    """Lay out a shard, and return HDF5's own bytes and the place of each dataset in bytes.
-
-    Contiguous datasets, allocated at once and never filled; no times are recorded, so the same rows give the same
-    bytes. `capture` is `Manifest.capture`, by which a shard that no manifest lists is known.
-    """
-    sketch = Sketch()
-    create_plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    create_plist.set_layout(h5py.h5d.CONTIGUOUS)
-    create_plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    create_plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    create_plist.set_obj_track_times(False)
-    places: dict[str, int] = {}
-    alignment = {"alignment_threshold": ALIGNED_FROM_BYTES, "alignment_interval": PAGE_BYTES}
-    with undisturbed(), h5py.File(sketch, "w", libver=LIBRARY_VERSIONS, **alignment) as file:
+    with undisturbed():
+        draft = Draft(alignment_threshold=ALIGNED_FROM_BYTES, alignment_interval=PAGE_BYTES)
         schema = max(column.schema for column in wanted.values())
-        file.attrs.update(
+        draft.file.attrs.update(
             format=f"{FORMAT}: shard", schema=schema, capture=capture, first_row=first_row, chunk_rows=cut.chunk_rows
         )
         paths = [path for column in wanted.values() for path in (column.path, column.checksums)]
         for group in dict.fromkeys(["activations", "checksums", *(path.split("/")[1] for path in paths)]):
             if group != ROWS:
-                file.create_group(group)
-
-        def add(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-            kind = h5py.h5t.py_create(dtype, logical=True)
-            space = h5py.h5s.create_simple(shape)
-            made = h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, create_plist))
-            places[name] = made.id.get_offset()
-            return made
-
+                draft.file.create_group(group)
         for column in wanted.values():
-            add(column.path, column.dtype, (cut.n_rows, *column.shape)).attrs.update(column.attributes)
+            shape, chunk = (cut.n_rows, *column.shape), (cut.padded_rows, *column.shape)
+            if column.compression is None:
+                made = draft.add(column.path, column.dtype, shape)
+            else:
+                made = draft.add_compressed(column.path, column.dtype, shape, chunk, column.compression)
+            made.attrs.update(column.attributes)
             if column.factors is not None:
-                file.create_dataset(column.attributes["factors"], data=column.factors, track_times=False)
+                draft.file.create_dataset(column.attributes["factors"], data=column.factors, track_times=False)
         for column in wanted.values():
-            add(column.checksums, CHECKSUM, (cut.n_chunks,))
-        file.create_group("special")
-        add(SPECIAL, COUNT, (cut.n_chunks,))
-        add(SPECIAL_CHECKSUM, CHECKSUM, (1,))
-    return sketch, places
+            draft.add(column.checksums, CHECKSUM, (cut.n_chunks,))
+        draft.file.create_group("special")
+        draft.add(SPECIAL, COUNT, (cut.n_chunks,))
+        draft.add(SPECIAL_CHECKSUM, CHECKSUM, (1,))
+    return draft
 
 
-def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
-    """Return the place of each dataset of a shard in bytes; that of `SPECIAL` where there is one.
+def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> tuple[dict[str, int], Chunks]:
+    """Return the place of each dataset of a shard in bytes, that of `SPECIAL` where there is one, and of its chunks.
 
     Raises
     ------
@@ -206,13 +181,17 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
         If it is no HDF5 file, or has other datasets, types, sizes or factors than it should.
     """
     places: dict[str, int] = {}
+    chunks: Chunks = {}
     size = path.stat().st_size
     with read_hdf5(path) as file:
 
-        def find(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        def find(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], compressed: Column | None = None) -> None:
             found = file[name]
             if not isinstance(found, h5py.Dataset) or (found.dtype, found.shape) != (dtype, shape):
                 raise ValueError(f"dataset {name} is not {dtype} of shape {shape}")
+            if compressed is not None:
+                chunks[name] = _chunks(found, compressed, cut, size)
+                return
             place = found.id.get_offset()
             if place is None or place + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) > size:
                 raise ValueError(f"dataset {name} is not stored in one piece inside the file")
@@ -222,8 +201,29 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> dict[str, int]:
             find(SPECIAL, COUNT, (cut.n_chunks,))
             find(SPECIAL_CHECKSUM, CHECKSUM, (1,))
         for column in wanted.values():
-            find(column.path, column.dtype, (cut.n_rows, *column.shape))
+            find(column.path, column.dtype, (cut.n_rows, *column.shape), column if column.compression else None)
             find(column.checksums, CHECKSUM, (cut.n_chunks,))
             if column.factors is not None and not np.array_equal(file[column.attributes["factors"]], column.factors):
                 raise ValueError(f"dataset {column.path} has other factors than the manifest")
-    return places
+    return places, chunks
+
+
+def _chunks(found: Any, column: Column, cut: Cut, size: int) -> NDArray[np.int64]:
+    """Return place and size of each chunk of a compressed dataset; raises ValueError if one cannot be."""
+    filters = found.id.get_create_plist()
+    if found.chunks != (cut.padded_rows, *column.shape) or filters.get_nfilters() != 1:
+        raise ValueError(f"dataset {column.path} is not in compressed chunks of {cut.padded_rows} rows")
+    if filters.get_filter(0)[0] != FILTER_ID:
+        raise ValueError(f"dataset {column.path} is compressed with filter {filters.get_filter(0)[0]}, not {FILTER_ID}")
+    chunks = np.zeros((cut.n_chunks, 2), np.int64)
+
+    def note(info: Any) -> None:
+        if not info.filter_mask:
+            chunks[info.chunk_offset[0] // cut.padded_rows] = info.byte_offset, info.size
+
+    found.id.chunk_iter(note)
+    places, sizes = chunks.T
+    wrong = (sizes < 1) | (sizes > cut.padded_rows * column.row_bytes + HEADER_BYTES) | (places + sizes > size)
+    if wrong.any():
+        raise ValueError(f"dataset {column.path} has no chunk {int(np.flatnonzero(wrong)[0])} inside the file")
+    return chunks

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from workbench.cache.compression import Compression, check_compression
 from workbench.cache.errors import StoreError
 
 FORMAT = "workbench activation store"
@@ -45,12 +46,15 @@ class ActivationSpec:
         (`workbench.cache.int8`).
     unit : str
         Of the values; empty for none.
+    compression : "lz4" or "zstd", optional
+        How chunks are compressed, without loss; by default not at all.
     """
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: Dtype
     unit: str = ""
+    compression: Compression | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(Dtype):
@@ -59,6 +63,7 @@ class ActivationSpec:
             raise StoreError(f"axes {self.axes} and shape {self.shape} differ in length: one word per axis of a row")
         if any(size < 1 for size in self.shape):
             raise StoreError(f"shape {self.shape}: each axis must have at least one entry")
+        check_compression(self.compression)
 
     @property
     def stored(self) -> np.dtype[Any]:
@@ -72,17 +77,20 @@ class ActivationSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the manifest."""
-        return {**asdict(self), "axes": list(self.axes), "shape": list(self.shape)}
+        entry = {**asdict(self), "axes": list(self.axes), "shape": list(self.shape)}
+        if self.compression is None:
+            del entry["compression"]  # as before there was any
+        return entry
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> ActivationSpec:
         """Read an entry of the manifest."""
-        return cls(tuple(entry["axes"]), tuple(entry["shape"]), entry["dtype"], entry["unit"])
+        return cls(tuple(entry["axes"]), tuple(entry["shape"]), entry["dtype"], entry["unit"], entry.get("compression"))
 
 
 def schema_of(activations: Mapping[str, ActivationSpec]) -> int:
-    """Return the oldest schema that can hold these: 2 for int8, else 1, so that older readers go on reading."""
-    return 2 if any(spec.dtype == "int8" for spec in activations.values()) else 1
+    """Return the oldest schema that can hold these: 2 for int8 and compression, else 1, which older versions read."""
+    return 2 if any(spec.dtype == "int8" or spec.compression for spec in activations.values()) else 1
 
 
 def scale_column(hook_point: str) -> str:

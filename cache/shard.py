@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from workbench.cache import layout
+from workbench.cache.compression import compress, decompress
 from workbench.cache.errors import Damage, DamageError
 from workbench.cache.files import PART, drop, file_digest, put_in_place, raw, read_hdf5
 from workbench.cache.handles import OpenFiles
@@ -21,6 +23,7 @@ from workbench.cache.layout import CHECKSUM, Column, Cut
 from workbench.cache.manifest import ShardEntry
 from workbench.cache.schema import ROWS
 
+N_THREADS = min(8, os.cpu_count() or 1)
 _looking = threading.Lock()
 """Held while a shard is looked at for the first time; one for all, as HDF5 has one of its own."""
 
@@ -72,18 +75,19 @@ class OpenShard:
         self._part = path.with_name(path.name + PART)
         self._hashers = {name: xxhash.xxh3_64() for name in wanted}
         self._checksums = {name: np.zeros(cut.n_chunks, CHECKSUM) for name in wanted}
-        sketch, self._places = layout.create(wanted, cut, first_row, capture)
+        self._compressed = {name: column.compression for name, column in wanted.items() if column.compression}
+        self._filling: dict[str, NDArray[Any]] = {}
+        self._draft = layout.create(wanted, cut, first_row, capture)
         self._file: io.FileIO = self._part.open("w+b", buffering=0)
         try:
-            self._file.truncate(sketch.size)
-            for place, data in sketch.written.items():
-                self._write(place, memoryview(data))
+            if not self._compressed:
+                self._write_structure()
             self._put(ROWS, 0, origins)
             starts = np.arange(0, len(origins), cut.chunk_rows)
             n_special = raw(np.add.reduceat(origins["special"], starts, dtype=layout.COUNT))
-            self._write(self._places[layout.SPECIAL], n_special)
+            self._write(self._draft.places[layout.SPECIAL], n_special)
             checksum = np.array([xxhash.xxh3_64_intdigest(n_special)], CHECKSUM)
-            self._write(self._places[layout.SPECIAL_CHECKSUM], raw(checksum))
+            self._write(self._draft.places[layout.SPECIAL_CHECKSUM], raw(checksum))
         except BaseException:
             self.discard()
             raise
@@ -96,18 +100,57 @@ class OpenShard:
     def append(self, values: dict[str, NDArray[Any]]) -> None:
         """Write the next rows of every hook point: C-contiguous arrays [rows, ...] of the stored types."""
         for name, array in values.items():
-            self._put(name, self.n_written, array)
-        self.n_written += len(array)
+            if name not in self._compressed:
+                self._put(name, self.n_written, array)
+        if self._compressed:
+            self._put_compressed(values)
+        self.n_written += len(next(iter(values.values())))
 
     def _put(self, name: str, first: int, array: NDArray[Any]) -> None:
         column, data = self._columns[name], raw(array)
-        self._write(self._places[column.path] + first * column.row_bytes, data)
+        self._write(self._draft.places[column.path] + first * column.row_bytes, data)
         for chunk, start, end in self.cut.pieces(first, first + len(array)):
             hasher = self._hashers[name]
             hasher.update(data[(start - first) * column.row_bytes : (end - first) * column.row_bytes])
             if end == self.cut.chunk(chunk)[1]:
                 self._checksums[name][chunk] = hasher.intdigest()
                 hasher.reset()
+
+    def _put_compressed(self, values: dict[str, NDArray[Any]]) -> None:
+        """Compress the chunks that are full now, on threads, and write them in an order that no batches decide."""
+        first = self.n_written
+        full = [
+            (name, chunk, filled)
+            for chunk, start, end in self.cut.pieces(first, first + len(next(iter(values.values()))))
+            for name in self._compressed
+            if (filled := self._fill(name, chunk, start, end, values[name][start - first : end - first])) is not None
+        ]
+
+        def pack(entry: tuple[str, int, NDArray[Any]]) -> bytes:
+            return compress(entry[2], self._compressed[entry[0]])
+
+        with ThreadPoolExecutor(N_THREADS, "store-compress") as pool:  # starts no thread where nothing is full
+            for (name, chunk, _), payload in zip(full, pool.map(pack, full), strict=True):
+                place = self._draft.place(self._columns[name].path, self.cut.chunk(chunk)[0], payload)
+                self._write(place, memoryview(payload))
+                self._checksums[name][chunk] = xxhash.xxh3_64_intdigest(payload)
+
+    def _fill(self, name: str, chunk: int, start: int, end: int, rows: NDArray[Any]) -> NDArray[Any] | None:
+        """Put rows into a chunk; returns it once it is full."""
+        first, until = self.cut.chunk(chunk)
+        if end - start == self.cut.padded_rows:
+            return rows
+        if name not in self._filling:
+            self._filling[name] = np.zeros((self.cut.padded_rows, *rows.shape[1:]), rows.dtype)
+        self._filling[name][start - first : end - first] = rows
+        return self._filling.pop(name) if end == until else None
+
+    def _write_structure(self) -> None:
+        """Write what HDF5 has to say, once it knows every place."""
+        self._draft.close()
+        self._file.truncate(self._draft.sketch.size)
+        for place, data in self._draft.sketch.written:
+            self._write(place, memoryview(data))
 
     def _write(self, place: int, data: memoryview) -> None:
         self._file.seek(place)
@@ -116,8 +159,10 @@ class OpenShard:
 
     def commit(self) -> ShardEntry:
         """Write the checksums, sync, rename into place; returns the entry for the manifest."""
+        if self._compressed:
+            self._write_structure()
         for name, column in self._columns.items():
-            self._write(self._places[column.checksums], raw(self._checksums[name]))
+            self._write(self._draft.places[column.checksums], raw(self._checksums[name]))
         self._file.close()
         digest, n_bytes = file_digest(self._part), self._part.stat().st_size
         put_in_place(self._part, self.path)
@@ -126,6 +171,7 @@ class OpenShard:
 
     def discard(self) -> None:
         """Drop what was written."""
+        self._draft.close()
         self._file.close()
         drop(self._part)
 
@@ -152,7 +198,7 @@ class Shard:
         self.file = f"{layout.FOLDER}/{entry.name}"
         self._folder = folder
         self._columns = wanted
-        self._known: tuple[dict[str, int], dict[str, NDArray[np.uint64]]] | None = None
+        self._known: tuple[dict[str, int], layout.Chunks, dict[str, NDArray[np.uint64]]] | None = None
 
     def read(self, name: str, first: int, out: NDArray[Any], *, verify: bool, files: OpenFiles | None = None) -> None:
         """Read rows of a column.
@@ -166,7 +212,8 @@ class Shard:
         out : C-contiguous array [rows, ...] of the stored type
             Filled; its length says how many rows.
         verify : bool
-            Hold every chunk that is touched against its checksum (partly wanted ones are read whole for that).
+            Hold every chunk that is touched against its checksum (partly wanted ones are read whole for that). Those
+            that are compressed always are: a decompressor is given nothing that is damaged.
         files : OpenFiles, optional
             Keeps the file open for the next reading.
 
@@ -178,7 +225,7 @@ class Shard:
         column, target = self._columns[name], raw(out)
         row_bytes = column.row_bytes
         with OpenFiles() if files is None else nullcontext(files) as handles:
-            if not verify:
+            if not verify and column.compression is None:
                 self._fill(handles, self.places()[column.path] + first * row_bytes, target, column.path)
                 return
             for chunk, start, end in self.cut.pieces(first, first + len(out)):
@@ -215,7 +262,7 @@ class Shard:
 
     def checksums(self) -> dict[str, NDArray[np.uint64]]:
         """Return the checksums of each column's chunks, as the shard has them."""
-        return self._look()[1]
+        return self._look()[2]
 
     def special_counts(self, files: OpenFiles) -> NDArray[np.uint32] | None:
         """Return the number of rows of special tokens in each chunk: uint32 [chunks]; None: the shard does not say."""
@@ -229,10 +276,11 @@ class Shard:
             raise self.damage("checksum differs", layout.SPECIAL)
         return counts
 
-    def _look(self) -> tuple[dict[str, int], dict[str, NDArray[np.uint64]]]:
-        """Look at the file once: its size, where its datasets are, and its checksums, which the manifest vouches for.
+    def _look(self) -> tuple[dict[str, int], layout.Chunks, dict[str, NDArray[np.uint64]]]:
+        """Look at the file once: its size, where its datasets and compressed chunks are, and its checksums.
 
-        Without the last, a shard that is right in itself but belongs elsewhere would be read.
+        The manifest vouches for the last; without that, a shard that is right in itself but belongs elsewhere would be
+        read.
         """
         if self._known is not None:
             return self._known
@@ -241,7 +289,7 @@ class Shard:
                 self._check_size()
                 checksums = {name: np.empty(self.cut.n_chunks, CHECKSUM) for name in self._columns}
                 try:
-                    places = layout.inspect(self.path, self._columns, self.cut)
+                    places, chunks = layout.inspect(self.path, self._columns, self.cut)
                 except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
                     raise self.damage(f"its HDF5 structure is damaged ({error})") from error
                 with OpenFiles() as files:
@@ -249,7 +297,7 @@ class Shard:
                         self._fill(files, places[column.checksums], raw(checksums[name]), column.checksums)
                 if self.entry.content and content_digest(self._columns, checksums) != self.entry.content:
                     raise self.damage("its checksums are not those that the manifest has")
-                self._known = places, checksums
+                self._known = places, chunks, checksums
             return self._known
 
     def _check_size(self) -> None:
@@ -262,12 +310,30 @@ class Shard:
 
     def _chunk_bytes(self, files: OpenFiles, column: Column, chunk: int, buffer: memoryview, verify: bool) -> None:
         """Fill a buffer with a chunk as it is in memory: the one place where stored bytes become that."""
-        places, checksums = self._look()
-        place = places[column.path] + chunk * self.cut.chunk_rows * column.row_bytes
-        self._fill(files, place, buffer, column.path)
-        if verify and xxhash.xxh3_64_intdigest(buffer) != checksums[column.name][chunk]:
+        places, chunks, checksums = self._look()
+        stored, compressed = buffer, column.compression is not None
+        if compressed:
+            place, n_bytes = chunks[column.path][chunk].tolist()
+            stored = memoryview(bytearray(n_bytes))
+        else:
+            place = places[column.path] + chunk * self.cut.chunk_rows * column.row_bytes
+        self._fill(files, place, stored, column.path)
+        if (verify or compressed) and xxhash.xxh3_64_intdigest(stored) != checksums[column.name][chunk]:
             files.forget(self.path)  # it may be repaired before it is read again
             raise self.damage("checksum differs", column.path, chunk)
+        if compressed:
+            self._open_chunk(column, chunk, stored, buffer)
+
+    def _open_chunk(self, column: Column, chunk: int, stored: memoryview, buffer: memoryview) -> None:
+        """Open a compressed chunk, whose checksum is right, into a buffer; a last, shorter one is filled up on disk."""
+        n_bytes = self.cut.padded_rows * column.row_bytes
+        room = buffer if len(buffer) == n_bytes else memoryview(bytearray(n_bytes))
+        try:
+            decompress(stored, room)
+        except ValueError as error:
+            raise self.damage(str(error), column.path, chunk) from error
+        if room is not buffer:
+            buffer[:] = room[: len(buffer)]
 
     def _fill(self, files: OpenFiles, place: int, buffer: memoryview, dataset: str) -> None:
         try:

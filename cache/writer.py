@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -290,6 +291,8 @@ def _plan(
     if rows_per_shard is not None and rows_per_shard < 1:
         raise StoreError(f"rows_per_shard={rows_per_shard}: must be at least 1")
     fingerprints, provenance = check_provenance(given)
+    if any(spec.compression for spec in activations.values()):
+        provenance["software"].setdefault("numcodecs", version("numcodecs"))  # its Blosc decides the bytes
     chunk_rows = schema.choose_chunk_rows(activations)
     return Manifest(
         modality=examples.modality,
@@ -322,7 +325,10 @@ def _refuse_another(folder: Path, found: Manifest, planned: Manifest) -> None:
     ours, theirs = planned.identity(), found.identity()
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            what = {"activations": "other hook points, shapes or types", "examples": "other examples or rows"}
+            what = {
+                "activations": "other hook points, shapes, types or compression",
+                "examples": "other examples or rows",
+            }
             why = what.get(name, f"another {name}")
             raise StoreError(
                 f"{folder} was captured with {why} ({name} {theirs.get(name)}, now {ours.get(name)}): "

@@ -114,7 +114,12 @@ def test_texts_in_memory_without_labels(subject, tmp_path):
 
 @pytest.mark.parametrize("batches_left", ["all", "the last"])
 @pytest.mark.parametrize(
-    "options", [{"hooks": [RESID, PATTERN]}, {"hooks": "blocks.*.hook_resid_post", "store_dtype": "int8"}]
+    "options",
+    [
+        {"hooks": [RESID, PATTERN]},
+        {"hooks": [RESID, PATTERN], "compression": "zstd"},
+        {"hooks": "blocks.*.hook_resid_post", "store_dtype": "int8", "compression": "lz4"},
+    ],
 )
 def test_a_stopped_capture_ends_with_the_same_bytes(
     subject, corpus, tmp_path, monkeypatch, small_shards, batches_left, options
@@ -219,6 +224,7 @@ BAD_INPUT = [
     pytest.param({"batch_size": 0}, "batch size 0: must be at least 1", id="batch size"),
     pytest.param({"context_length": 17}, "takes 1 to 16 tokens", id="context length"),
     pytest.param({"store_dtype": "int4"}, "int4 cannot be stored: choose a store dtype", id="store dtype"),
+    pytest.param({"compression": "gzip"}, "compression 'gzip': must be one of lz4, zstd", id="compression"),
     pytest.param({"store_dtype": "int8", "hooks": PATTERN}, "no NaN for keys past the end", id="patterns as int8"),
     pytest.param({"data": "nowhere.txt"}, "no dataset 'nowhere.txt'", id="data"),
 ]

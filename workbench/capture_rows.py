@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workbench.cache import ActivationSpec, to_array
+from workbench.cache.compression import CODECS, Compression
 from workbench.errors import UserError
 from workbench.subjects.protocol import HookPoint, Subject
 from workbench.transfer import HostCopies, HostCopy, to_device
@@ -21,7 +22,13 @@ def row_axis(point: HookPoint) -> str | None:
     return next((axis for axis in ("pos", "query") if axis in point.axes), None)
 
 
-def activation_spec(point: HookPoint, subject: Subject, context_length: int, store_dtype: str | None) -> ActivationSpec:
+def activation_spec(
+    point: HookPoint,
+    subject: Subject,
+    context_length: int,
+    store_dtype: str | None = None,
+    compression: str | None = None,
+) -> ActivationSpec:
     """Say what one row of a hook point is: its axes without batch and position, keys as many as the context is long."""
     known = get_args(StoreDtype)
     kept = store_dtype or str(subject.dtype).removeprefix("torch.")
@@ -38,7 +45,14 @@ def activation_spec(point: HookPoint, subject: Subject, context_length: int, sto
     unknown = [axis for axis, size in zip(axes, shape, strict=True) if size is None]
     if unknown:
         raise UserError(f"{point.name} cannot be stored: the size of its axis {unknown[0]!r} differs between batches")
-    return ActivationSpec(axes, cast("tuple[int, ...]", shape), cast("StoreDtype", kept))
+    if compression not in (None, *CODECS):
+        raise UserError(f"compression {compression!r}: must be one of {', '.join(CODECS)}, or left out for none")
+    return ActivationSpec(
+        axes,
+        cast("tuple[int, ...]", shape),
+        cast("StoreDtype", kept),
+        compression=cast("Compression | None", compression),
+    )
 
 
 class Places(NamedTuple):

@@ -36,6 +36,7 @@ def capture(
     rows: int | None = None,
     positions: str = "all",
     store_dtype: str | None = None,
+    compression: str | None = None,
     batch_size: int | None = None,
     context_length: int | None = None,
     seed: int = 0,
@@ -69,6 +70,9 @@ def capture(
     store_dtype : str, optional
         ``float32``, ``float16``, ``bfloat16`` or ``int8`` (with a scale per row; see ``docs/store.md`` for what that
         costs), of the stored values; the subject's own if not given.
+    compression : str, optional
+        ``lz4`` or ``zstd``: compress chunks, without loss. Worth it for attention patterns and sparse activations; a
+        residual stream hardly gets smaller (``docs/store.md`` has numbers).
     batch_size : int, optional
         Sequences or images in a forward pass; if not given, as many as have 8192 positions.
     context_length : int, optional
@@ -100,7 +104,7 @@ def capture(
         raise UserError(f"batch size {batch_size}: must be at least 1")
     points = [subject.hook_points[name] for name in subject.expand([hooks] if isinstance(hooks, str) else hooks)]
     longest = subject.n_context if context_length is None else context_length
-    specs = {point.name: activation_spec(point, subject, longest, store_dtype) for point in points}
+    specs = {point.name: activation_spec(point, subject, longest, store_dtype, compression) for point in points}
     plan = Planner(subject, dataset, positions, context_length, seed).plan(rows)
     require_positions(points, plan)
     if rows is not None and plan.examples.n_rows < rows:

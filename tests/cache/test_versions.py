@@ -28,6 +28,8 @@ def test_a_store_of_each_schema_is_read(schema):
         assert store.int8_factors["blocks.0.hook_resid_mid"].tolist() == [1, 2]
         assert (np.abs(mid - want * [1, 100]) <= (want[:, 1:] * 50 / 127) * [0.501, 1.002]).all()
         assert mid[11].tolist() == [18.1103515625, 2300.0146484375]
+        for name in ("blocks.0.attn.hook_pattern", "blocks.0.mlp.hook_post"):
+            assert np.array_equal(store.read(name), want)
     assert store.origins[7].tolist() == (2, 2, 1, 12, False)
     ordinary = store.shuffled("blocks.0.hook_resid_post", batch_rows=5, seed=0)  # special tokens are counted first
     assert sorted(row.tolist() for batch in ordinary for row in batch) == want[store.ordinary].tolist()

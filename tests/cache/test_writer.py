@@ -103,7 +103,7 @@ def test_fingerprints_are_compared_and_provenance_is_not(store_folder, specs, ex
 
 
 def test_other_hook_points_examples_or_shards_are_refused(store_folder, specs, examples, manifest, make_plan):
-    with pytest.raises(StoreError, match="other hook points, shapes or types"):
+    with pytest.raises(StoreError, match="other hook points, shapes, types or compression"):
         StoreWriter(store_folder, {"a": next(iter(specs.values()))}, examples, manifest)
     with pytest.raises(StoreError, match="other examples or rows"):
         StoreWriter(store_folder, specs, make_plan([10] * 9 + [11]), manifest)

@@ -38,11 +38,19 @@ def test_it_captures_and_says_what(line, tmp_path, capsys):
 
 
 def test_options_reach_loader_and_store(line, tmp_path):
-    more = {"dtype": "bfloat16", "store-dtype": "float32", "rows": "7", "context-length": "9", "seed": "4"}
+    more = {
+        "dtype": "bfloat16",
+        "store-dtype": "float32",
+        "compression": "zstd",
+        "rows": "7",
+        "context-length": "9",
+        "seed": "4",
+    }
     assert main(line(**more, positions="share:0.5")) == 0
     manifest = open_store(tmp_path / "acts").manifest
     assert manifest["model"]["dtype"] == "bfloat16"
     assert manifest["activations"]["blocks.0.hook_resid_post"]["dtype"] == "float32"
+    assert manifest["activations"]["blocks.0.hook_resid_post"]["compression"] == "zstd"
     said = manifest["capture"]
     assert (said["rows"], said["context_length"], said["seed"], said["positions"]) == (7, 9, 4, "share:0.5")
 

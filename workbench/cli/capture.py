@@ -39,6 +39,9 @@ def capture(
         str | None,
         typer.Option(help="Store values as float32, float16, bfloat16 or int8; the model's own dtype if not given."),
     ] = None,
+    compression: Annotated[
+        str | None, typer.Option(help="Compress without loss: lz4 (fast) or zstd (small); not at all if not given.")
+    ] = None,
     labels: Annotated[bool, typer.Option(help="Store the dataset's labels too.")] = True,
     seed: Annotated[int, typer.Option(help="Of the sample, and of positions that are a share.")] = 0,
     device: options.Device = "auto",
@@ -63,6 +66,7 @@ def capture(
         context_length=context_length,
         batch_size=batch_size,
         store_dtype=store_dtype,
+        compression=compression,
         labels=labels,
         seed=seed,
         device=device,
