@@ -1,9 +1,11 @@
 """How fast the activation store is read and written, beside its peers, on the same rows in one process.
 
-    python benchmarks/store.py [--rows 1000000] [--width 768] [--repeats 5] [--folder DIR] [reading] [cold] [writing]
+    python benchmarks/store.py [--rows 1000000] [--width 768] [--repeats 5] [--folder DIR] [--large GB]
+                               [reading] [cold] [writing]
 
 `reading` reads from the page cache, `cold` from the disk. Needs five times the rows' bytes on the disk while it runs
-(7.7 GB), and twice in memory beside what the page cache should hold; removes what it made.
+(7.7 GB), and twice in memory beside what the page cache should hold; removes what it made. `--large 20` also reads a
+store of 20 GB in a process that may have two, and needs as much more on the disk.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")  # some network disks ha
 
 import h5py
 import numpy as np
+import store_large
 import store_reading
 import store_writing
 import torch
@@ -33,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help=f"a multiple of {CONTEXT}")
     parser.add_argument("--width", type=int, default=768, help="float16 entries of a row, even")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; slow peers take part in fewer")
+    parser.add_argument("--large", type=float, metavar="GB", help="read a store of this size in little memory as well")
     parser.add_argument("--folder", type=Path, help="where to work; by default the system's temporary folder")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
@@ -44,6 +48,8 @@ def main() -> None:
         print(f"{data.n_rows:,} rows of {data.width} float16, {data.n_bytes / 1e9:.2f} GB, {asked.repeats} rounds")
         for part in asked.parts or PARTS:
             PARTS[part](data, asked.repeats)
+        if asked.large:
+            store_large.run(Path(folder), asked.large * 1e9, asked.width)
     print(f"\n{machine()}; torch {torch.__version__}, numpy {np.__version__}, h5py {h5py.__version__}")
 
 

@@ -22,6 +22,7 @@ FLOOR, INTO_ALL = "readinto, a batch at a time", "readinto, all rows to memory"
 DIRECT, DIRECT_TWO = "past the page cache", "past the page cache, two at once"
 OURS, UNCHECKED, IN_ORDER = "ours, shuffled, verified", "ours, shuffled, not verified", "ours, in order, verified"
 FIRST, LATER = "ours, the same, memory not yet given", "ours, shuffled, verified, a later epoch"
+NUMPY = "ours, the same, without a C compiler"
 MAPPED, MAPPED_SORTED = "memmap, shuffled rows", "memmap, sorted within a batch"
 CHUNKED, CONTIGUOUS = (
     f"h5py, whole chunks of {CHUNK_ROWS}, shuffled",
@@ -115,6 +116,7 @@ def run(data: DataSet, repeats: int) -> None:
         INTO_ALL: lambda: ways_of.into_all(files, everything),
         OURS: lambda: ways_of.ours(store),
         FIRST: lambda: ways_of.ours(open_store(files.acts)),
+        NUMPY: lambda: ways_of.placed_by_numpy(store),
         UNCHECKED: lambda: ways_of.ours(store, verify=False),
         IN_ORDER: lambda: ways_of.ours_in_order(store),
         MAPPED: lambda: ways_of.mapped(files, in_batch_sorted=False),
