@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ class ShardEntry:
     def end_row(self) -> int:
         """First row after it."""
         return self.first_row + self.n_rows
+
+    @cached_property
+    def text(self) -> str:
+        """JSON form, keys sorted; kept, for the manifest is written at each commit and is mostly this."""
+        return json.dumps(asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -156,10 +161,17 @@ class Manifest:
         }
 
     def write(self, folder: Path) -> None:
-        """Replace the store's manifest, atomically."""
-        content = self.to_json()
-        text = json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False)
-        replace_file(folder / FILE, lambda path: _write_text(path, text))
+        """Replace the store's manifest, atomically; a line for each shard, of which there may be many thousands."""
+        content, shards = replace(self, shards=()).to_json(), [shard.text for shard in self.shards]
+        del content["shards"]
+        texts = {name: json.dumps(value, sort_keys=True, allow_nan=False) for name, value in content.items()}
+        texts["shards"] = f"[{', '.join(shards)}]"
+        # as `_checksum` would have it of the whole, without making all of it anew
+        whole = ", ".join(f"{json.dumps(name)}: {texts[name]}" for name in sorted(texts))
+        checksum = xxhash.xxh3_128_hexdigest(f"{{{whole}}}".encode())
+        head = json.dumps({**content, "checksum": checksum}, indent=1)[: -len("\n}")]
+        lines = ",".join(f"\n  {shard}" for shard in shards)
+        replace_file(folder / FILE, lambda path: _write_text(path, f'{head},\n "shards": [{lines}\n ]\n}}'))
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

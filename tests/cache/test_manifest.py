@@ -3,8 +3,10 @@ import json
 
 import numpy as np
 import pytest
+import xxhash
 
-from workbench.cache import DamageError, StoreError, StoreWriter, open_store
+from workbench.cache import ActivationSpec, DamageError, StoreError, StoreWriter, open_store
+from workbench.cache.manifest import Manifest, ShardEntry
 
 
 def rewrite(folder, **changes):
@@ -20,6 +22,31 @@ def test_it_says_what_is_there(store_folder, arrays, manifest):
     assert [shard["n_rows"] for shard in content["shards"]] == [24, 24, 24, 24, 4]
     assert list(content["activations"]) == list(arrays)
     assert open_store(store_folder).manifest == {k: v for k, v in content.items() if k != "checksum"}
+
+
+@pytest.mark.parametrize("n_shards", [0, 1, 300])
+def test_its_checksum_is_of_all_of_it_as_json_with_sorted_keys(tmp_path, n_shards):
+    manifest = Manifest(
+        modality="text",
+        n_rows=3 * n_shards,
+        rows_per_shard=3,
+        chunk_rows=2,
+        activations={"h": ActivationSpec(("d",), (4,), "int8"), "a": ActivationSpec(("d",), (1,), "float32", "µV")},
+        fingerprints={"model": "ç", "dataset": '", "shards": []'},
+        examples="0" * 32,
+        provenance={"zoo": {"b": [1.5, None], "a": "\n"}, "a name": True},
+        shards=tuple(ShardEntry(f"{i:06d}.h5", 3 * i, 3, 999, f"{i:032x}", f"{7 * i:032x}") for i in range(n_shards)),
+        int8_factors={"h": "00000000"},
+    )
+    manifest.write(tmp_path)
+    text = (tmp_path / "manifest.json").read_text(encoding="ascii")
+    content = json.loads(text)
+    assert content.pop("checksum") == xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+    assert content == manifest.to_json()
+    assert [line.strip(" ,") for line in text.splitlines() if "digest" in line] == [
+        json.dumps(shard, sort_keys=True) for shard in content["shards"]
+    ]
+    assert Manifest.read(tmp_path) == manifest
 
 
 def test_a_newer_version_says_so(store_folder):
