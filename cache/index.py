@@ -27,18 +27,34 @@ def write_index(folder: Path, manifest: Manifest) -> None:
     def fill(file: Any) -> None:
         file.attrs.update(format=f"{FORMAT}: index", schema=manifest.schema, finished=manifest.finished)
         for column in columns(manifest).values():
-            virtual = h5py.VirtualLayout((manifest.committed_rows, *column.shape), column.dtype)
-            for shard in manifest.shards:
-                source = (shard.n_rows, *column.shape)
-                virtual[shard.first_row : shard.end_row] = h5py.VirtualSource(
-                    f"{FOLDER}/{shard.name}", column.path, source, column.dtype
-                )
-            made = file.create_virtual_dataset(column.path, virtual, fillvalue=_missing(column))
+            made = _virtual_dataset(file, column, manifest)
             made.attrs.update(column.attributes)
             if column.factors is not None:
                 file.create_dataset(column.attributes["factors"], data=column.factors)
 
     replace_hdf5(folder / FILE, fill)
+
+
+def _virtual_dataset(file: Any, column: Column, manifest: Manifest) -> Any:
+    """Make the virtual dataset of a column, and return it.
+
+    In HDF5's own terms: through `h5py.VirtualLayout` ten thousand shards take three times as long.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.VIRTUAL)
+    properties.set_fill_value(np.array([_missing(column)], column.dtype))
+    space = h5py.h5s.create_simple((manifest.committed_rows, *column.shape))
+    origin = (0,) * len(column.shape)
+    for shard in manifest.shards:
+        block = (shard.n_rows, *column.shape)
+        space.select_hyperslab((shard.first_row, *origin), (1,) * len(block), block=block)
+        source = f"{FOLDER}/{shard.name}".encode()
+        properties.set_virtual(space, source, column.path.encode(), h5py.h5s.create_simple(block))
+    kind = h5py.h5t.py_create(column.dtype, logical=True)
+    parents = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    parents.set_create_intermediate_group(True)
+    parents.set_char_encoding(h5py.h5t.CSET_UTF8)
+    return h5py.Dataset(h5py.h5d.create(file.id, column.path.encode(), kind, space, properties, parents))
 
 
 def _missing(column: Column) -> Any:

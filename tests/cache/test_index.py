@@ -38,6 +38,16 @@ def test_a_missing_shard_reads_as_what_no_one_takes_for_a_measurement(store_fold
         assert (file["rows"]["position"][24:48] == -1).all()
 
 
+def test_each_shard_is_named_once_for_each_column_by_a_relative_name(store_folder, arrays):
+    with h5py.File(store_folder / "index.h5") as file:
+        for path in [*(f"activations/{name}" for name in arrays), "rows"]:
+            sources = file[path].virtual_sources()
+            assert [s.file_name for s in sources] == [f"shards/{i:06d}.h5" for i in range(5)]
+            assert {s.dset_name for s in sources} == {f"/{path}"}
+            bounds = [s.vspace.get_select_bounds() for s in sources]
+            assert [(low[0], high[0]) for low, high in bounds] == [(0, 23), (24, 47), (48, 71), (72, 95), (96, 99)]
+
+
 def test_an_empty_store_has_an_index(tmp_path, specs):
     StoreWriter(tmp_path / "acts", specs, ExamplesBuilder().build(), {}).close()
     with h5py.File(tmp_path / "acts" / "index.h5") as file:
