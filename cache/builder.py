@@ -114,7 +114,6 @@ class ExamplesBuilder:
 
     def build(self) -> Examples:
         """Return the plan."""
-        empty = np.empty(0)
         documents, windows, paths, sizes = zip(*self._sequences, strict=True) if self._sequences else ((), (), (), ())
         return Examples(
             modality=self.modality,
@@ -123,10 +122,10 @@ class ExamplesBuilder:
             sequence_document=np.array(documents, np.int32),
             sequence_window=np.array(windows, np.int32),
             bounds=np.cumsum(self._lengths, dtype=np.int64),
-            ids=np.concatenate([empty, *self._ids]).astype(np.int32),
-            special=np.concatenate([empty, *self._special]).astype(np.bool_),
-            offsets=np.concatenate([empty.reshape(0, 2), *self._offsets]).astype(np.int32),
-            selected=np.concatenate([empty, *self._selected]).astype(np.bool_),
+            ids=_joined(self._ids, np.empty(0, np.int32)),
+            special=_joined(self._special, np.empty(0, np.bool_)),
+            offsets=_joined(self._offsets, np.empty((0, 2), np.int32)),
+            selected=_joined(self._selected, np.empty(0, np.bool_)),
             paths=tuple(paths) if self.modality == "vision" else (),
             sizes=np.array(sizes, np.int32).reshape(len(sizes), 2),
         )
@@ -165,6 +164,11 @@ class ExamplesBuilder:
         self._sequences.append((document, window, path, size))
         self._lengths.append(length)
         return len(self._sequences) - 1
+
+
+def _joined(arrays: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    """Join arrays of one type; `empty` has that, so that nothing is widened on the way: a plan can fill the memory."""
+    return np.concatenate([empty, *arrays])
 
 
 def _check_text(text: str) -> None:
