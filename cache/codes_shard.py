@@ -43,20 +43,14 @@ class Entries:
 
     def by_latent(self, n_latents: int) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[Any]]:
         """Return bounds [latents + 1], and rows and values [entries] sorted by latent, rows ascending in each."""
-        order = stable_order(self.latents)
-        bounds = np.zeros(n_latents + 1, BOUNDS)
-        np.cumsum(np.bincount(self.latents, minlength=n_latents), out=bounds[1:])
-        rows = np.repeat(np.arange(len(self.bounds) - 1, dtype=ROW), np.diff(self.bounds))
-        return bounds, rows[order], self.values[order]
+        import scipy.sparse
 
-
-def stable_order(numbers: NDArray[Any]) -> NDArray[np.int64]:
-    """Return what sorts unsigned numbers, equal ones in their order: by halves of 16 bits, for a radix sort."""
-    order = np.argsort((numbers & 0xFFFF).astype(np.uint16), kind="stable")
-    if numbers.dtype.itemsize > 2 and len(numbers) and int(numbers.max()) > 0xFFFF:
-        high = (numbers >> 16).astype(np.uint16)
-        order = order[np.argsort(high[order], kind="stable")]
-    return order
+        n_rows = len(self.bounds) - 1
+        by_row = scipy.sparse.csr_matrix(
+            (self.values, self.latents.astype(np.int32), self.bounds), shape=(n_rows, n_latents)
+        )
+        turned = by_row.tocsc()  # one pass over the entries: a counting sort
+        return turned.indptr.astype(BOUNDS), turned.indices.astype(ROW), turned.data
 
 
 def write_shard(folder: Path, name: str, first_row: int, entries: Entries, manifest: CodesManifest) -> CodesEntry:

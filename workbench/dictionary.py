@@ -171,7 +171,7 @@ class Dictionary:
         if self.normalisation != "none":
             mean, length = self._of_rows(rows)
             rows = (rows - mean) / (length + NORM_EPSILON * (self.normalisation == "layer_norm"))
-        return self.scale * rows - self.b_pre
+        return (rows if self.scale == 1 else self.scale * rows) - self.b_pre
 
     def _of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return what normalisation takes from each row, and what it divides by, [rows, 1] each."""

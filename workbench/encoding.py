@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from workbench.dictionary import Dictionary
 
 BATCH_ROWS = 4096
-SHARD_ENTRIES = 1 << 22  # aimed at in a shard of codes: some 60 MB
+SHARD_ENTRIES = 1 << 21  # aimed at in a shard of codes: some 30 MB
 ROWS_AT_ONCE = 1024  # of dense scores, where no k bounds the active latents
 
 log = logging.getLogger("workbench")
@@ -97,20 +97,34 @@ class Active:
 def active(dictionary: Dictionary, x: Tensor) -> Active:
     """Encode rows [rows, width] and keep what is active."""
     if dictionary.activation == "topk":
-        values, latents = dictionary.encode(x)
+        return by_ascending_latent(*(tensor.cpu() for tensor in dictionary.encode(x)))
+    parts = [dictionary.encode_dense(rows) for rows in torch.split(x, ROWS_AT_ONCE)] or [dictionary.encode_dense(x)]
+    where = [part.nonzero(as_tuple=True) for part in parts]
+    counts = torch.cat([(part > 0).sum(1) for part in parts])
+    latents = torch.cat([column for _, column in where])
+    values = torch.cat([part[at] for part, at in zip(parts, where, strict=True)])
+    return Active(counts.cpu().numpy(), latents.cpu().numpy(), widened(values.cpu()).numpy())
+
+
+def by_ascending_latent(values: Tensor, latents: Tensor) -> Active:
+    """Return what is active of values and latents [rows, k], in ascending order of latents."""
+    values = widened(values)
+    if values.dtype == torch.float64:
         latents, order = latents.sort(dim=1)
-        values = values.gather(1, order)
-        chosen = values > 0
-        counts, latents, values = chosen.sum(1), latents[chosen], values[chosen]
-    else:
-        parts = [dictionary.encode_dense(rows) for rows in torch.split(x, ROWS_AT_ONCE)] or [dictionary.encode_dense(x)]
-        where = [part.nonzero(as_tuple=True) for part in parts]
-        counts = torch.cat([(part > 0).sum(1) for part in parts])
-        latents = torch.cat([column for _, column in where])
-        values = torch.cat([part[at] for part, at in zip(parts, where, strict=True)])
-    if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()
-    return Active(*(tensor.cpu().numpy() for tensor in (counts, latents, values)))
+        ordered, numbers = values.gather(1, order).numpy(), latents.numpy()
+    else:  # both in one number, sorted at once: some ten times as fast, beside a kernel that keeps the processor busy
+        pairs = latents.numpy() << 32 | values.contiguous().numpy().view(np.uint32)
+        pairs.sort(axis=1)
+        ordered, numbers = (pairs & 0xFFFFFFFF).astype(np.uint32).view(np.float32), pairs >> 32
+    chosen = ordered > 0
+    if chosen.all():
+        return Active(np.full(len(ordered), ordered.shape[1]), numbers.ravel(), ordered.ravel())
+    return Active(chosen.sum(1), numbers[chosen], ordered[chosen])
+
+
+def widened(values: Tensor) -> Tensor:
+    """Return values of 16 bits as float32."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def encode(
@@ -206,6 +220,8 @@ def require_whole(store: Store, batch_rows: int) -> None:
 
 def require_finite(store: Store, first: int, x: Tensor) -> None:
     """Refuse rows [rows, width], the first of which is row `first` of the store, if a number is not finite."""
+    if x.sum(dtype=torch.float32).isfinite():  # ten times as fast as looking at each, and almost always enough
+        return
     if not bool(x.isfinite().all()):
         bad = first + int((~x.isfinite().all(1)).nonzero()[0])
         raise UserError(f"{store.folder}, row {bad}: an activation is not finite; capture it in a wider dtype")

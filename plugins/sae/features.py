@@ -15,6 +15,7 @@ from workbench.dictionary import Dictionary
 from workbench.encoding import latents_of_rows
 from workbench.plugins.sae.absorption import Absorbed, absorbed, main_latents
 from workbench.plugins.sae.metrics import Resamples, choose_sequences
+from workbench.plugins.sae.outcome import add
 from workbench.plugins.sae.questions import Question, choose_questions
 from workbench.plugins.sae.readouts import Dense, Sparse, dense_probe, sparse_probes
 from workbench.plugins.sae.split import Split
@@ -40,6 +41,13 @@ NAMES = {
     "split": "splitting",
     "absorption": "absorption",
     "absorption_fraction": "absorption_fraction",
+}
+
+
+WHOSE = {
+    "dictionary": "",
+    "random": "; random dictionary, the control",
+    "permuted": "; labels permuted in fitting",
 }
 
 
@@ -239,22 +247,16 @@ def add_metrics(
     """Add the means over labels with intervals over documents, and a table with a row per label."""
     numbers = {name: [measured(one, sides, resamples) for one in each] for name, each in found.items()}
     n = len(dense)
-    for name, description in SHOWN.items():
+    for name in SHOWN:
         for way, suffix in (("dictionary", ""), ("random", "_random"), ("permuted", "_permuted")):
             if name not in numbers[way][0]:
                 continue
             interval = mean_over(numbers[way], name)
-            whose = {"": "", "_random": "; random dictionary, the control", "_permuted": "; labels permuted in fitting"}
-            ends: dict[str, Any] = (
-                {"lo": interval.lo, "hi": interval.hi} if np.isfinite([interval.lo, interval.hi]).all() else {}
-            )
-            result.add_metric(
-                NAMES[name] + suffix,
-                interval.value,
-                unit="latents" if name == "split" else "",
-                description=f"{description}, {n} labels{whose[suffix]}; 95 % interval over documents",
-                **ends,
-            )
+            description = f"{SHOWN[name]}, {n} labels{WHOSE[way]}"
+            if name == "split":  # chosen once, on all test documents: there is nothing to resample
+                result.add_metric(NAMES[name] + suffix, interval.value, unit="latents", description=description)
+            else:
+                add(result, NAMES[name] + suffix, interval, description)
     rows = []
     for number, (one, probe) in enumerate(zip(found["dictionary"], dense, strict=True)):
         question, own = one.question, numbers["dictionary"][number]

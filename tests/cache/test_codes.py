@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from workbench.cache import CodesWriter, StoreError, open_store
 from workbench.cache.codes import check_codes, open_codes
-from workbench.cache.codes_shard import stable_order
 from workbench.cache.errors import DamageError
 
 LATENTS = 7
@@ -127,13 +126,6 @@ def test_plain_h5py_reads_them(tmp_path):
         np.testing.assert_array_equal(rebuilt, dense[first : first + n_rows])
         start, end = file["latents/bounds"][2:4]
         assert (first + file["latents/rows"][start:end]).tolist() == (first + np.flatnonzero(rebuilt[:, 2])).tolist()
-
-
-def test_numbers_are_sorted_by_halves_as_by_a_stable_sort():
-    rng = np.random.default_rng(0)
-    for dtype, high in ((np.uint16, 50), (np.uint32, 200_000), (np.uint32, 3)):
-        numbers = rng.integers(0, high, 5000).astype(dtype)
-        np.testing.assert_array_equal(stable_order(numbers), np.argsort(numbers, kind="stable"))
 
 
 # --- written in pieces -----------------------------------------------------------------------------------------------
