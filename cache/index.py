@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from workbench.cache.files import replace_hdf5
+from workbench.cache.errors import Damage
+from workbench.cache.files import read_hdf5, replace_hdf5
 from workbench.cache.layout import FOLDER, Column, columns
 from workbench.cache.manifest import Manifest
 from workbench.cache.schema import FORMAT, ROWS
@@ -55,6 +57,39 @@ def _virtual_dataset(file: Any, column: Column, manifest: Manifest) -> Any:
     parents.set_create_intermediate_group(True)
     parents.set_char_encoding(h5py.h5t.CSET_UTF8)
     return h5py.Dataset(h5py.h5d.create(file.id, column.path.encode(), kind, space, properties, parents))
+
+
+def check_index(folder: Path, manifest: Manifest) -> Iterator[Damage]:
+    """Yield the faults of the index of a finished store; that of an unfinished one may be of an earlier time.
+
+    Nobody here reads it, but other programs do: it must say of every row where that is, and nothing else.
+    """
+    if not manifest.finished:
+        return
+    try:
+        with read_hdf5(folder / FILE) as file:
+            for column in columns(manifest).values():
+                if not _is_right(file, column, manifest):
+                    yield Damage(FILE, "does not say where the rows are, as the manifest does", column.path)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        yield Damage(FILE, f"cannot be read ({error})")
+
+
+def _is_right(file: Any, column: Column, manifest: Manifest) -> bool:
+    dataset = file[column.path]
+    found = []
+    for source in dataset.virtual_sources():
+        first, last = source.vspace.get_select_bounds()
+        found.append((first[0], last[0] + 1, source.file_name, source.dset_name))
+    shards = [(each.first_row, each.end_row, f"{FOLDER}/{each.name}", column.path) for each in manifest.shards]
+    missing = np.array(_missing(column), column.dtype)
+    return bool(
+        (dataset.shape, dataset.dtype) == ((manifest.committed_rows, *column.shape), column.dtype)
+        and sorted(found) == shards
+        and all(dataset.attrs[name] == value for name, value in column.attributes.items())
+        and np.asarray(dataset.fillvalue).tobytes() == missing.tobytes()
+        and (column.factors is None or np.array_equal(file[column.attributes["factors"]], column.factors))
+    )
 
 
 def _missing(column: Column) -> Any:

@@ -389,12 +389,13 @@ class Store:
 
     # --- integrity ------------------------------------------------------------------------------------------------
     def verify(self, progress: Callable[[int], object] | None = None) -> list[Damage]:
-        """Check every byte of the committed shards, the plan, the labels and the codes.
+        """Check every byte of the committed shards, the plan, the labels, the codes, the tokenizer and the index.
 
         Parameters
         ----------
         progress : callable, optional
-            Called with the number of bytes checked since its last call; `n_bytes` is the total.
+            Called with the number of bytes checked since its last call, every megabyte; `n_bytes` is the total. On
+            other threads than yours, one at a time.
 
         Returns
         -------

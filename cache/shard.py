@@ -7,8 +7,9 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -43,6 +44,30 @@ def content_digest(wanted: dict[str, Column], checksums: dict[str, NDArray[np.ui
     for name in wanted:
         digest.update(raw(np.ascontiguousarray(checksums[name], CHECKSUM)))
     return digest.hexdigest()
+
+
+class Extent(NamedTuple):
+    """A chunk as it lies in a shard's file.
+
+    Attributes
+    ----------
+    place, n_bytes : int
+        Where it starts, and how long it is; compressed, if it is.
+    column : str
+        Name of its column.
+    chunk : int
+        Its number in the shard.
+    """
+
+    place: int
+    n_bytes: int
+    column: str
+    chunk: int
+
+    @property
+    def end(self) -> int:
+        """First byte after it."""
+        return self.place + self.n_bytes
 
 
 class OpenShard:
@@ -264,6 +289,31 @@ class Shard:
         """Return the checksums of each column's chunks, as the shard has them."""
         return self._look()[2]
 
+    def extents(self) -> list[Extent]:
+        """Return where each chunk of each column lies in the file, in the order of the file.
+
+        Raises
+        ------
+        DamageError
+            As `places`; and if two chunks would share bytes.
+        """
+        places, chunks, _ = self._look()
+        found = []
+        for column in self._columns.values():
+            for chunk in range(self.cut.n_chunks):
+                first, end = self.cut.chunk(chunk)
+                if column.compression is None:
+                    place, n_bytes = places[column.path] + first * column.row_bytes, (end - first) * column.row_bytes
+                else:
+                    place, n_bytes = chunks[column.path][chunk].tolist()
+                found.append(Extent(place, n_bytes, column.name, chunk))
+        found.sort()
+        for before, after in pairwise(found):
+            if before.end > after.place:
+                path = self._columns[after.column].path
+                raise self.damage(f"its HDF5 structure is damaged (dataset {path} lies over another)")
+        return found
+
     def special_counts(self, files: OpenFiles) -> NDArray[np.uint32] | None:
         """Return the number of rows of special tokens in each chunk: uint32 [chunks]; None: the shard does not say."""
         places = self.places()
@@ -322,10 +372,11 @@ class Shard:
             files.forget(self.path)  # it may be repaired before it is read again
             raise self.damage("checksum differs", column.path, chunk)
         if compressed:
-            self._open_chunk(column, chunk, stored, buffer)
+            self.open_chunk(column.name, chunk, stored, buffer)
 
-    def _open_chunk(self, column: Column, chunk: int, stored: memoryview, buffer: memoryview) -> None:
+    def open_chunk(self, name: str, chunk: int, stored: memoryview, buffer: memoryview) -> None:
         """Open a compressed chunk, whose checksum is right, into a buffer; a last, shorter one is filled up on disk."""
+        column = self._columns[name]
         n_bytes = self.cut.padded_rows * column.row_bytes
         room = buffer if len(buffer) == n_bytes else memoryview(bytearray(n_bytes))
         try:

@@ -1,14 +1,18 @@
 """No damage on disk ever becomes a number."""
 
+import errno
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import xxhash
 
-from workbench.cache import DamageError, open_store, to_array
+from workbench.cache import ActivationSpec, DamageError, ExamplesBuilder, StoreWriter, open_store, to_array, verify
 from workbench.cache.files import file_digest
+from workbench.cache.index import write_index
 from workbench.cache.manifest import Manifest
 
 SHARD = "shards/000001.h5"
@@ -174,3 +178,71 @@ def test_verify_reports_progress_and_every_file(store_folder):
     (store_folder / "examples.h5").write_bytes(b"gone")
     flip(store_folder / SHARD, 3)
     assert [damage.file for damage in open_store(store_folder).verify()] == ["examples.h5", SHARD]
+
+
+def test_verify_tells_of_every_megabyte_and_reads_each_byte_once(tmp_path):
+    n_rows, folder = 3000, tmp_path / "acts"
+    builder = ExamplesBuilder()
+    builder.sequence(builder.document("d"), np.arange(n_rows))
+    specs = {"x": ActivationSpec(("d_model",), (700,), "float32"), "y": ActivationSpec(("d_model",), (33,), "float16")}
+    with StoreWriter(folder, specs, builder.build(), {}, rows_per_shard=n_rows) as writer:
+        rows = np.random.default_rng(0).standard_normal((n_rows, 700), np.float32)
+        writer.append({"x": rows, "y": rows[:, :33].astype(np.float16)})
+    store, seen = open_store(folder), []
+    before = n_bytes_read()
+    assert store.verify(seen.append) == []
+    assert max(seen) <= 1 << 20
+    assert sum(seen) == store.n_bytes > 8e6
+    if before is not None:
+        assert store.n_bytes <= n_bytes_read() - before < 1.1 * store.n_bytes
+
+
+def n_bytes_read():
+    """Bytes that this process has asked the system for; None where it does not say."""
+    path = Path("/proc/self/io")
+    return int(path.read_text().split("rchar: ")[1].split()[0]) if path.exists() else None
+
+
+def test_a_bad_sector_costs_its_chunk_and_no_other(store_folder, monkeypatch):
+    """The disk refuses some bytes: the rest is still checked, and told what it is."""
+    path = store_folder / SHARD
+    with h5py.File(path) as file:
+        place = file["activations"][RESID].id.get_offset() + 9 * 5 * 4  # chunk 1
+    preadv = os.preadv
+
+    def refuse(handle, buffers, offset, *flags):
+        if os.fstat(handle).st_ino == path.stat().st_ino and offset <= place < offset + len(buffers[0]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(handle, buffers, offset, *flags)
+
+    def refuse_all(file, extents):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    monkeypatch.setattr(verify, "read_through", refuse_all)
+    found = [damage for damage in open_store(store_folder).verify() if damage.file == SHARD]
+    assert [(damage.chunk, damage.what) for damage in found] == [(None, "cannot be read (Input/output error)")]
+    assert found[0].dataset == f"/activations/{RESID}"
+
+
+def test_ctrl_c_ends_a_check_at_once(store_folder):
+    def interrupt(n_bytes):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_store(store_folder).verify(interrupt)
+
+
+@pytest.mark.parametrize("harm", ["missing", "bit", "other rows", "other store"])
+def test_a_damaged_index_is_found(store_folder, tmp_path, arrays, examples, write_store, harm):
+    path = store_folder / "index.h5"
+    if harm == "missing":
+        path.unlink()
+    elif harm == "bit":
+        flip(path, 12)
+    elif harm == "other rows":
+        write_index(store_folder, replace(Manifest.read(store_folder), n_rows=1, shards=()))
+    else:
+        write_store(tmp_path / "other", {RESID: arrays[RESID]}, examples, rows_per_shard=24)
+        path.write_bytes((tmp_path / "other/index.h5").read_bytes())
+    assert {damage.file for damage in open_store(store_folder).verify()} == {"index.h5"}

@@ -49,6 +49,17 @@ def test_verify_finds_nothing_and_then_the_byte_that_was_changed(store, capsys):
     assert "shards/000000.h5" in capsys.readouterr().out
 
 
+def test_verify_names_a_damaged_manifest(store, capsys):
+    path = store.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"n_rows": ', '"n_rows": 1', 1))
+    assert main(["store", "verify", str(store.folder)]) == 1
+    said = capsys.readouterr().out
+    assert "manifest.json: its contents differ from its checksum" in said
+    assert "1 faults" in said
+    assert main(["store", "verify", str(store.folder), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["damage"][0]["file"] == "manifest.json"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -59,19 +59,25 @@ def info(folder: Folder, json: options.Json = False) -> None:
 @app.command("verify")
 def verify(folder: Folder, json: options.Json = False) -> None:
     """Check every byte against its checksum; exit code 1 if there is damage."""
-    from workbench.cache import open_store
+    from workbench.cache import DamageError, open_store
     from workbench.progress import progress
 
     log_to_terminal()
-    store = open_store(folder)
-    with progress(store.n_bytes, "bytes", "verify") as ticker:
-        damage = store.verify(ticker.advance)
+    n_rows = 0
+    try:
+        store = open_store(folder)
+    except DamageError as error:  # of the manifest: what the rest should be is not known then
+        damage = [error.damage]
+    else:
+        n_rows = store.n_rows
+        with progress(store.n_bytes, "bytes", "verify") as ticker:
+            damage = store.verify(ticker.advance)
     if json:
         print_json({"folder": str(folder), "damage": [vars(one) for one in damage]})
     else:
         for one in damage:
             typer.echo(str(one))
-        typer.echo(f"{folder}: {len(damage)} faults" if damage else f"{folder}: no damage in {store.n_rows:,} rows")
+        typer.echo(f"{folder}: {len(damage)} faults" if damage else f"{folder}: no damage in {n_rows:,} rows")
     if damage:
         raise typer.Exit(1)
 
