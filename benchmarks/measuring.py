@@ -86,6 +86,32 @@ def print_rates(
             print(f"  {ours} is {seconds[peer] / seconds[ours]:.2f} times as fast as {peer}")
 
 
+class Others:
+    """How much of the processors other processes take from now on: what runs on every core suffers first."""
+
+    def __init__(self) -> None:
+        self._start = self._seconds()
+
+    def share(self) -> float:
+        """Return their share of all cores since the start; NaN where the system does not tell."""
+        start, now = self._start, self._seconds()
+        if start is None or now is None:
+            return float("nan")
+        busy, own, wall = (after - before for before, after in zip(start, now, strict=True))
+        return max(0.0, busy - own) / (wall * (os.cpu_count() or 1))
+
+    @staticmethod
+    def _seconds() -> tuple[float, float, float] | None:
+        try:
+            user, nice, system, _, _, irq, softirq, steal = map(
+                int, Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+            )
+        except OSError:
+            return None  # not Linux
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy, sum(os.times()[:4]), time.perf_counter()
+
+
 def machine() -> str:
     """Return processor, cores, memory and system in a line."""
     name, memory = platform.processor() or platform.machine(), 0.0

@@ -7,12 +7,13 @@ is scaled to all rows. `run` reads what the page cache holds, `run_cold` what it
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import store_ways as ways_of
-from measuring import in_turns
+from measuring import Others, all_turns
 from store_data import DataSet
 from store_ways import CHUNK_ROWS, FEW_ROWS, Files, Rows, Way
 
@@ -74,16 +75,18 @@ def measure(
             pass
 
     timed = {name: (lambda way=way: go_through(way)) for name, way in ways.items()}
-    fewer = {name: min(repeats, 2) for name in shares}
-    found = in_turns(timed, repeats, fewer=fewer, before=(lambda _: drop(data.folder)) if cold else None)
-    seconds = {name: taken * data.n_rows / shares.get(name, data.n_rows) for name, taken in found.items()}
-    floor, us = next(iter(ways)), seconds[OURS]
-    print(f"  {'':<46} {'GB/s':>8} {'x ' + floor:>32} {'ours, shuffled, is faster by':>30}")
-    for name, taken in seconds.items():
+    fewer, others = {name: min(repeats, 2) for name in shares}, Others()
+    turns = all_turns(timed, repeats, fewer=fewer, before=(lambda _: drop(data.folder)) if cold else None)
+    taken = others.share()
+    n_bytes = {name: data.row_bytes * shares.get(name, data.n_rows) for name in ways}
+    rates = {name: n_bytes[name] / statistics.median(seconds) / 1e9 for name, seconds in turns.items()}
+    floor = next(iter(ways))
+    print(f"  {'':<46} {'GB/s':>8} {'at best':>8} {'of ' + floor:>30} {'ours is faster':>15}")
+    for name, rate in rates.items():
         rows = f" ({shares[name]:,} rows)" if name in shares else ""
-        print(
-            f"  {name + rows:<46} {data.n_bytes / taken / 1e9:8.3f} {seconds[floor] / taken:32.3f} {taken / us:30.2f}"
-        )
+        best = n_bytes[name] / min(turns[name]) / 1e9
+        print(f"  {name + rows:<46} {rate:8.3f} {best:8.3f} {rate / rates[floor]:30.3f} {rates[OURS] / rate:15.2f}")
+    print(f"  other processes took {taken:.0%} of the cores meanwhile")
 
 
 def drop(folder: Path) -> bool:
@@ -93,6 +96,7 @@ def drop(folder: Path) -> bool:
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb", buffering=0) as file:
+                os.fsync(file.fileno())  # what is not on the disk yet is not dropped
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 try:
                     if os.preadv(file.fileno(), [bytearray(1)], path.stat().st_size // 2, os.RWF_NOWAIT):
