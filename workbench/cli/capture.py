@@ -37,7 +37,10 @@ def capture(
     ] = None,
     store_dtype: Annotated[
         str | None,
-        typer.Option(help="Store values as float32, float16, bfloat16 or int8; the model's own dtype if not given."),
+        typer.Option(
+            help="Store values as float32, float16, bfloat16, or int8 (8 bits each and a scale per row); the model's "
+            "own dtype if not given."
+        ),
     ] = None,
     compression: Annotated[
         str | None, typer.Option(help="Compress without loss: lz4 (fast) or zstd (small); not at all if not given.")
