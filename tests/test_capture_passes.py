@@ -9,7 +9,6 @@ import threading
 import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -137,6 +136,17 @@ def test_rows_are_those_of_a_plain_hooked_pass(model, tmp_path, dtype, small_sha
         assert torch.equal(store.read_tensor(f"blocks.{layer}.hook_resid_post"), expected)
 
 
+@pytest.mark.parametrize(("hooks", "n_run"), [(["blocks.0.hook_resid_post", "hook_embed"], 1), (HOOKS, 2)])
+def test_layers_after_the_last_hook_point_do_not_run(model, tmp_path, hooks, n_run):
+    """In whichever order the hook points are given. What each kind of subject runs: `check_only_needed_layers_run`."""
+    subject = load_subject(model, device="cpu")
+    run = []
+    for layer, block in enumerate(subject.network.stack.blocks):
+        block.register_forward_pre_hook(lambda module, given, layer=layer: run.append(layer))
+    store = capture(subject, data=TEXTS[:2], hooks=hooks, out=tmp_path / "acts", batch_size=1)
+    assert run == [*range(n_run)] * store.examples.n_sequences
+
+
 def full_after(n_writes, monkeypatch):
     """A disk that has no room after some writes of shards; only one batch may wait."""
     write, left = OpenShard._write, [n_writes]
@@ -214,7 +224,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is Unix's")
 @pytest.mark.parametrize("n_batches", [1, 5, 30])
-def test_ctrl_c_at_any_batch_is_130_and_ends_soon(model, tmp_path, n_batches):
+def test_ctrl_c_at_any_batch_is_130_ends_soon_and_goes_on(model, tmp_path, n_batches):
     (tmp_path / "texts").mkdir()
     for i in range(60):
         (tmp_path / "texts" / f"{i}.txt").write_text(f"text {i}")
@@ -229,5 +239,6 @@ def test_ctrl_c_at_any_batch_is_130_and_ends_soon(model, tmp_path, n_batches):
     assert process.returncode == 130, said
     assert time.monotonic() - started < 10
     assert "the same command continues" in said
-    assert main([*line, "--batch-size", "1", "--out", str(tmp_path / "acts")]) == 0
-    assert np.isfinite(open_store(tmp_path / "acts").read("blocks.1.hook_resid_post")).all()
+    for name in ("acts", "whole"):
+        assert main([*line, "--batch-size", "1", "--out", str(tmp_path / name)]) == 0
+    assert contents(tmp_path / "acts") == contents(tmp_path / "whole")
