@@ -27,7 +27,7 @@ import store_types_compression
 import store_types_rounding
 import store_types_training
 import torch
-from measuring import machine
+from measuring import Others, machine
 from store_types_data import kinds
 
 PARTS = {
@@ -58,6 +58,7 @@ def main() -> None:
         parser.error(f"--activations {', '.join(sorted(unknown))}: must be of {', '.join(known)}")
     if min(asked.rows // 2000, asked.repeats, asked.training_rows // 1000, asked.seeds) < 1 or asked.latents < 32:
         parser.error("--rows must be at least 2000, --training-rows 1000, --latents 32, the others 1")
+    others = Others()
     with tempfile.TemporaryDirectory(prefix="store-types-") as temporary:
         folder = asked.folder or Path(temporary)
         for part in asked.parts or PARTS:
@@ -78,7 +79,8 @@ def main() -> None:
         "numcodecs": numcodecs.__version__,
     }
     print(f"\n{machine()}; {', '.join(f'{name} {version}' for name, version in versions.items())}")
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {torch.get_num_threads()} threads of torch")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {torch.get_num_threads()} threads of torch; ", end="")
+    print(f"other processes took {100 * others.share():.0f} % of the cores meanwhile")
 
 
 if __name__ == "__main__":

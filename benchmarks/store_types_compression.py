@@ -25,7 +25,7 @@ DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16", "int8")
 COMPRESSIONS = (None, *CODECS)
 SHUFFLES = {"bytes": blosc.SHUFFLE, "bits": blosc.BITSHUFFLE}
 ALTERNATIVES = [(name, level) for name, level in (("lz4", 1), ("lz4", 5), ("zstd", 1), ("zstd", 3))]
-READ_BATCH = 4096
+READ_BATCH, READ_BYTES = 4096, 1 << 20
 CHUNKS_LOOKED_AT = 8
 
 
@@ -70,6 +70,7 @@ class Table:
     def __init__(self, store: Store, hook: str, dtype: Dtype, rows: NDArray[Any], folder: Path) -> None:
         self.source, self.hook, self.dtype, self.rows, self.folder = store, hook, dtype, rows, folder
         self.stores: dict[str, Store] = {}
+        self.room = memoryview(bytearray(rows.size if dtype == "int8" else rows.nbytes))
         self.plain = rows.reshape(-1).view(np.int8)[: rows.size] if dtype == "int8" else rows
 
     def show(self, repeats: int) -> None:
@@ -158,11 +159,11 @@ class Table:
         sync(path)
 
     def read_plain(self) -> None:
-        """Read those bytes into memory that is there already."""
-        buffer = bytearray(1 << 20)
+        """Read those bytes into memory that is there already, to a place of their own each."""
         with (self.folder / "plain.raw").open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+            done = 0
+            while n := file.readinto(self.room[done : done + READ_BYTES]):
+                done += n
 
     @property
     def chunk_rows(self) -> int:
