@@ -46,7 +46,7 @@ class Codec:
 
 
 CODECS: dict[str, Codec] = {"lz4": Codec("lz4", 1, 5, 2), "zstd": Codec("zstd", 5, 1, 1)}
-"""Chosen by `benchmarks/store_types.py`; `docs/store.md` has the measurements."""
+"""Chosen by `benchmarks/store_types.py`; `docs/performance.md` has the measurements."""
 
 
 def check_compression(compression: object) -> None:
