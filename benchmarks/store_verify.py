@@ -1,11 +1,12 @@
 """How fast a whole store is checked, beside reading its bytes and doing nothing with them.
 
-    python benchmarks/store_verify.py [--rows 600000] [--width 768] [--repeats 5] [--folder DIR]
+    python benchmarks/store_verify.py [--rows 1000000] [--width 768] [--repeats 5] [--folder DIR]
 
 `store verify` reads each byte once, and holds it against the digest of its file and the checksum of its chunk. Beside
 it: plain `readinto` of every shard into one buffer, on one thread and on as many as there are cores; a digest of each
-file and nothing else; and each checksum by a reading of its own, as two passes would do it. Stores that are not
-compressed, are compressed (`zstd`, which costs opening each chunk), and are one shard, which one thread reads.
+file and nothing else; and each checksum by a reading of its own, as two passes would do it. One store
+is plain, one compressed (`zstd`: nothing is opened, so it costs what its bytes cost), one a single shard, which one
+thread reads.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from workbench.cache.files import file_digest
 
 READ, READ_ALL, DIGEST, TWO = "readinto, one thread", "readinto, all cores", "digest of each file", "two passes"
 VERIFY = "store verify"
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 6 << 20
 SEQUENCE_ROWS = 1000
 
 
@@ -50,7 +51,7 @@ def make(folder: Path, rows: np.ndarray, rows_per_shard: int | None, compression
 
 
 def read(path: Path) -> int:
-    """Read a file into one buffer; returns its size."""
+    """Read a file into one buffer, as large as that of `store.py`; returns its size."""
     buffer, size = bytearray(BLOCK_BYTES), 0
     with path.open("rb", buffering=0) as file:
         while n := file.readinto(buffer):
@@ -123,7 +124,7 @@ def memory_of_a_check(folder: Path) -> int:
 def main() -> None:
     """Make the stores, check that damage is found, time all ways, and tell the machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=600_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=768, help="float16 entries of a row")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work; by default the system's temporary folder")

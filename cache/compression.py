@@ -63,6 +63,13 @@ def compress(values: NDArray[Any], compression: str) -> bytes:
     return bytes(blosc.compress(values, codec.name.encode(), codec.level, codec.shuffle))
 
 
+def check_header(header: bytes | bytearray | memoryview, n_bytes: int, n_bytes_opened: int) -> None:
+    """Raise ValueError where a payload, whose first bytes are given, does not say that it has these sizes."""
+    opened, whole = (int.from_bytes(header[at : at + 4], "little") for at in (4, 12))  # of Blosc's header
+    if n_bytes < HEADER_BYTES or (opened, whole) != (n_bytes_opened, n_bytes):
+        raise ValueError(f"{n_bytes} bytes that say they are {whole} and become {opened}, not {n_bytes_opened}")
+
+
 def decompress(payload: memoryview, out: memoryview) -> None:
     """Open a payload into a buffer of as many bytes as it holds.
 
@@ -73,9 +80,7 @@ def decompress(payload: memoryview, out: memoryview) -> None:
     """
     from numcodecs import blosc
 
-    opened, whole = (int.from_bytes(payload[at : at + 4], "little") for at in (4, 12))  # of Blosc's header
-    if len(payload) < HEADER_BYTES or (opened, whole) != (out.nbytes, len(payload)):
-        raise ValueError(f"{len(payload)} bytes that say they are {whole} and become {opened}, not {out.nbytes}")
+    check_header(payload, len(payload), out.nbytes)
     try:
         blosc.decompress(payload, out)
     except RuntimeError as error:

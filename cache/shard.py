@@ -372,11 +372,10 @@ class Shard:
             files.forget(self.path)  # it may be repaired before it is read again
             raise self.damage("checksum differs", column.path, chunk)
         if compressed:
-            self.open_chunk(column.name, chunk, stored, buffer)
+            self._open_chunk(column, chunk, stored, buffer)
 
-    def open_chunk(self, name: str, chunk: int, stored: memoryview, buffer: memoryview) -> None:
+    def _open_chunk(self, column: Column, chunk: int, stored: memoryview, buffer: memoryview) -> None:
         """Open a compressed chunk, whose checksum is right, into a buffer; a last, shorter one is filled up on disk."""
-        column = self._columns[name]
         n_bytes = self.cut.padded_rows * column.row_bytes
         room = buffer if len(buffer) == n_bytes else memoryview(bytearray(n_bytes))
         try:

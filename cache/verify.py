@@ -14,6 +14,7 @@ import xxhash
 
 from workbench.cache import labels
 from workbench.cache.codes import check_codes
+from workbench.cache.compression import HEADER_BYTES, check_header
 from workbench.cache.errors import Damage, DamageError
 from workbench.cache.examples import Examples
 from workbench.cache.folders import check_folder
@@ -145,8 +146,7 @@ class _Chunks:
         self._counts = counts
         self._hasher = xxhash.xxh3_64()
         self._n_special = 0
-        self._payload = bytearray()
-        self._room: dict[str, memoryview] = {}
+        self._header = b""
         self._found: dict[tuple[str, int], Damage] = {}
         self._n_whole = 0
 
@@ -154,36 +154,29 @@ class _Chunks:
         """Take the next piece, from byte `at` of its chunk on; all pieces of a chunk come before those of another."""
         column = self._wanted[extent.column]
         self._hasher.update(data)
-        if column.compression is not None:
-            self._payload += data
+        if column.compression is not None and len(self._header) < HEADER_BYTES:
+            self._header += bytes(data[: HEADER_BYTES - len(self._header)])
         if column.name == ROWS:
             size, first = column.dtype.itemsize, column.dtype.fields["special"][1]  # type: ignore[index]
             self._n_special += int(np.count_nonzero(np.frombuffer(data, np.uint8)[(first - at) % size :: size]))
         if at + len(data) == extent.n_bytes:
-            self._end(column, extent.chunk)
+            self._end(column, extent.chunk, extent.n_bytes)
 
-    def _end(self, column: Column, chunk: int) -> None:
+    def _end(self, column: Column, chunk: int, n_bytes: int) -> None:
         if self._hasher.intdigest() != self._shard.checksums()[column.name][chunk]:
             self._note(column.name, chunk, "checksum differs", column.path)
         elif column.compression is not None:
             try:
-                self._shard.open_chunk(column.name, chunk, memoryview(self._payload), self._whole(column, chunk))
-            except DamageError as error:  # with a right checksum: whoever wrote it compressed it wrongly
-                self._found[column.name, chunk] = error.damage
+                check_header(self._header, n_bytes, self._shard.cut.padded_rows * column.row_bytes)
+            except ValueError as error:  # with a right checksum: whoever wrote it compressed something else
+                self._note(column.name, chunk, str(error), column.path)
         elif column.name == ROWS and self._counts is not None and self._n_special != self._counts[chunk]:
             what = f"says {self._counts[chunk]} rows of special tokens, /{ROWS} has {self._n_special}"
             self._note(ROWS, chunk, what, SPECIAL)  # with a right checksum: whoever wrote it counted wrongly
         self._hasher.reset()
-        self._payload = bytearray()
+        self._header = b""
         self._n_special = 0
         self._n_whole += 1
-
-    def _whole(self, column: Column, chunk: int) -> memoryview:
-        """Return room for an opened chunk, the same for every chunk of a column."""
-        if column.name not in self._room:
-            self._room[column.name] = memoryview(bytearray(self._shard.cut.padded_rows * column.row_bytes))
-        first, end = self._shard.cut.chunk(chunk)
-        return self._room[column.name][: (end - first) * column.row_bytes]
 
     def _note(self, name: str, chunk: int, what: str, dataset: str) -> None:
         self._found[name, chunk] = self._shard.damage(what, dataset, chunk).damage
