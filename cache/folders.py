@@ -14,18 +14,18 @@ CHECKSUMS = "checksums.json"
 
 
 def put_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Make a folder of what `fill` writes into the one that it is given; one that is there is thrown away before.
+    """Make a folder of what `fill` writes into the one that it is given; one that is there is thrown away for it.
 
     Raises
     ------
     StoreError
-        If the disk is full or cannot be written; there is no folder then.
+        If the disk is full or cannot be written; the folder is what it was then, or missing.
     """
-    part = folder.with_name(folder.name + PART)
+    part, old = (folder.with_name(f"{folder.name}{end}") for end in (PART, f".old{PART}"))
     try:
-        for old in (part, folder):
-            if old.exists():
-                shutil.rmtree(old)
+        for left in (part, old):
+            if left.exists():
+                shutil.rmtree(left)
         part.mkdir()
         fill(part)
         sums = {path.relative_to(part).as_posix(): file_digest(path) for path in files(part)}
@@ -34,8 +34,12 @@ def put_folder(folder: Path, fill: Callable[[Path], object]) -> None:
             sync_file(path)
         for inner in (*(path for path in part.rglob("*") if path.is_dir()), part):
             sync_folder(inner)
+        if folder.exists():
+            folder.replace(old)
         part.replace(folder)
         sync_folder(folder.parent)
+        if old.exists():
+            shutil.rmtree(old)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise cannot_write(folder, error) from error
@@ -45,6 +49,8 @@ def check_folder(folder: Path) -> Iterator[Damage]:
     """Yield the files that differ from their checksums; nothing for a folder that has none, as older stores do."""
     path = folder / CHECKSUMS
     if not path.is_file():
+        if folder.with_name(folder.name + PART).exists() and not folder.exists():
+            yield Damage(folder.name, "is missing: whoever replaced it was stopped")
         return
     name = f"{folder.name}/{CHECKSUMS}"
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -87,6 +87,8 @@ def write_group(
     group: str,
     labels: Mapping[str, tuple[LabelInfo, ArrayLike, ArrayLike | None]],
     lengths: Mapping[str, int],
+    *,
+    damaged: Collection[str] = (),
 ) -> None:
     """Replace ``labels/GROUP.h5``, atomically; an empty mapping removes the group.
 
@@ -100,6 +102,8 @@ def write_group(
         None: defined everywhere. What stands in `values` where a label is not defined has no meaning.
     lengths : mapping of str to int
         How many values each level has.
+    damaged : collection of str
+        Other groups whose files cannot be read; their labels' names are not known.
 
     Raises
     ------
@@ -116,7 +120,8 @@ def write_group(
     try:
         for part in path.parent.glob(f"*{PART}"):  # of a writer that was killed
             drop(part)
-        others = [read_group(folder, other) for other in group_files(folder) if other != path]  # its own may be damaged
+        unreadable = {group, *damaged}  # its own may be damaged
+        others = [read_group(folder, other) for other in group_files(folder) if other.stem not in unreadable]
         taken = {name: stored.info.group for other in others for name, stored in other.items()}
         for name in checked.keys() & taken.keys():
             raise StoreError(f"label {name!r} is in group {taken[name]!r} already: choose another name")
@@ -126,6 +131,14 @@ def write_group(
             path.unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+def digests(
+    group: str, labels: Mapping[str, tuple[LabelInfo, ArrayLike, ArrayLike | None]], lengths: Mapping[str, int]
+) -> dict[str, str]:
+    """Return the hash that each label has once `write_group` has written it."""
+    checked = {name: _checked(name, group, entry, lengths) for name, entry in labels.items()}
+    return {name: _digest(*each) for name, each in checked.items()}
 
 
 def read_infos(folder: Path) -> dict[str, StoredLabel]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import pairwise
@@ -122,6 +123,11 @@ class OpenShard:
         """Rows that still fit."""
         return self.cut.n_rows - self.n_written
 
+    @property
+    def checksums(self) -> dict[str, NDArray[np.uint64]]:
+        """Checksums of each column's chunks, as far as they are written."""
+        return self._checksums
+
     def append(self, values: dict[str, NDArray[Any]]) -> None:
         """Write the next rows of every hook point: C-contiguous arrays [rows, ...] of the stored types."""
         for name, array in values.items():
@@ -130,6 +136,33 @@ class OpenShard:
         if self._compressed:
             self._put_compressed(values)
         self.n_written += len(next(iter(values.values())))
+
+    def append_chunk(self, values: dict[str, NDArray[Any]], packed: Mapping[str, bytes]) -> None:
+        """Write the next chunk of every hook point, after whole chunks alone.
+
+        Parameters
+        ----------
+        values : dict of str to array [rows of the chunk, ...]
+            As for `append`; hook points that are in `packed` may be missing.
+        packed : mapping of str to bytes
+            Of hook points that are compressed: the chunk as another shard has it.
+        """
+        chunk, first = divmod(self.n_written, self.cut.chunk_rows)
+        assert first == 0
+        start, end = self.cut.chunk(chunk)
+        for name in self._columns:
+            if name == ROWS:
+                continue
+            if name not in self._compressed:
+                self._put(name, start, values[name])
+                continue
+            payload = packed.get(name)
+            if payload is None:
+                whole = self._fill(name, chunk, start, end, values[name])
+                assert whole is not None
+                payload = compress(whole, self._compressed[name])
+            self._put_payload(name, chunk, payload)
+        self.n_written = end
 
     def _put(self, name: str, first: int, array: NDArray[Any]) -> None:
         column, data = self._columns[name], raw(array)
@@ -156,9 +189,12 @@ class OpenShard:
 
         with ThreadPoolExecutor(N_THREADS, "store-compress") as pool:  # starts no thread where nothing is full
             for (name, chunk, _), payload in zip(full, pool.map(pack, full), strict=True):
-                place = self._draft.place(self._columns[name].path, self.cut.chunk(chunk)[0], payload)
-                self._write(place, memoryview(payload))
-                self._checksums[name][chunk] = xxhash.xxh3_64_intdigest(payload)
+                self._put_payload(name, chunk, payload)
+
+    def _put_payload(self, name: str, chunk: int, payload: bytes) -> None:
+        place = self._draft.place(self._columns[name].path, self.cut.chunk(chunk)[0], payload)
+        self._write(place, memoryview(payload))
+        self._checksums[name][chunk] = xxhash.xxh3_64_intdigest(payload)
 
     def _fill(self, name: str, chunk: int, start: int, end: int, rows: NDArray[Any]) -> NDArray[Any] | None:
         """Put rows into a chunk; returns it once it is full."""
@@ -184,13 +220,22 @@ class OpenShard:
 
     def commit(self) -> ShardEntry:
         """Write the checksums, sync, rename into place; returns the entry for the manifest."""
+        entry = self.finish()
+        self.put_in_place()
+        return entry
+
+    def put_in_place(self) -> None:
+        """Sync what was finished and rename it."""
+        put_in_place(self._part, self.path)
+
+    def finish(self) -> ShardEntry:
+        """Write the checksums and close what is still a ``.part``; returns the entry for the manifest."""
         if self._compressed:
             self._write_structure()
         for name, column in self._columns.items():
             self._write(self._draft.places[column.checksums], raw(self._checksums[name]))
         self._file.close()
         digest, n_bytes = file_digest(self._part), self._part.stat().st_size
-        put_in_place(self._part, self.path)
         content = content_digest(self._columns, self._checksums)
         return ShardEntry(self.path.name, self.first_row, self.cut.n_rows, n_bytes, digest, content)
 

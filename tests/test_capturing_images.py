@@ -8,6 +8,7 @@ from PIL import Image
 from workbench.capturing import capture
 from workbench.datasets.images import ImageFolder
 from workbench.errors import UserError
+from workbench.repairing import repair_store
 from workbench.subjects.architecture import Architecture
 from workbench.subjects.images import ImageProcessor
 from workbench.subjects.vit import VisionArchitecture, VisionTransformer
@@ -99,3 +100,13 @@ def test_images_of_other_sizes_need_a_processor_that_resizes(tmp_path):
         Image.new("RGB", size).save(folder / f"{i}.png")
     with pytest.raises(UserError, match=r"the images from '2\.png' on have 10 positions, where the first has 6"):
         capture(make_subject(None), data=ImageFolder(folder), hooks=RESID, out=tmp_path / "acts", batch_size=1)
+
+
+def test_damaged_rows_of_images_are_captured_again(subject, folder, tmp_path):
+    acts = capture(subject, data=folder, hooks="blocks.0.hook_resid_post", out=tmp_path / "acts").folder
+    path = acts / "shards/000000.h5"
+    sound = path.read_bytes()
+    path.unlink()
+    (done,) = repair_store(acts, model=subject, data=folder)
+    assert done.repaired
+    assert path.read_bytes() == sound

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.encoding import encode
     from workbench.execution import run
     from workbench.reconstructing import reconstruct
+    from workbench.repairing import repair_store
     from workbench.runs import load_run
     from workbench.store_formats.exporting import export_store
     from workbench.store_formats.importing import import_store
@@ -35,6 +36,7 @@ __all__ = [
     "load_subject",
     "open_store",
     "reconstruct",
+    "repair_store",
     "run",
 ]
 
@@ -49,6 +51,7 @@ _HOME = {
     "load_subject": "workbench.subjects.sources",
     "open_store": "workbench.cache",
     "reconstruct": "workbench.reconstructing",
+    "repair_store": "workbench.repairing",
     "run": "workbench.execution",
 }
 

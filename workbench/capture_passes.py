@@ -118,10 +118,11 @@ def forward(
             appending.put(sequences, run_batch(subject, plan, specs, sequences, batch, copies))
 
 
-def make_batch(subject: Subject, dataset: Dataset, plan: Plan, sequences: range) -> Batch:
-    """Return the sequences or images of one batch as the subject takes them."""
+def make_batch(subject: Subject, dataset: Dataset | None, plan: Plan, sequences: range) -> Batch:
+    """Return the sequences or images of one batch as the subject takes them; texts need no dataset."""
     if subject.modality == "text":
         return subject.batch([plan.window(s) for s in sequences])
+    assert dataset is not None
     examples = plan.examples
     documents = [plan.documents[examples.sequence_document[s]] for s in sequences]
     batch = subject.batch([dataset.document(d).image for d in documents])

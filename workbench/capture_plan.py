@@ -68,13 +68,17 @@ class Plan:
     documents: tuple[int, ...]
     root: str = ""
 
+    def batch_size(self, size: int | None) -> int:
+        """Return how many sequences a batch has: as many as were asked for, or as have 8192 positions."""
+        longest = int(np.diff(self.examples.bounds).max(initial=1))
+        return size or max(1, min(LARGEST_BATCH, BATCH_POSITIONS // longest))
+
     def batches(self, size: int | None, from_row: int) -> Iterator[range]:
         """Go through the batches (ranges of sequences), from the one that holds a row.
 
         Where batches begin follows from their size and the plan, not from the row.
         """
-        longest = int(np.diff(self.examples.bounds).max(initial=1))
-        size = size or max(1, min(LARGEST_BATCH, BATCH_POSITIONS // longest))
+        size = self.batch_size(size)
         n = self.examples.n_sequences
         for first in range(0, n, size):
             if self.examples.first_rows[min(first + size, n)] > from_row:

@@ -109,7 +109,7 @@ def capture(
     require_positions(points, plan)
     if rows is not None and plan.examples.n_rows < rows:
         log.info("%s has %d rows of the %d asked for", dataset.address, plan.examples.n_rows, rows)
-    manifest = describe(subject, dataset, plan, hooks, positions, rows, context_length, seed)
+    manifest = describe(subject, dataset, plan, hooks, positions, rows, context_length, seed, batch_size)
     folder = Path(out)
     there = set(open_store(folder).labels) if (folder / "manifest.json").is_file() else set()
     is_labelled = there >= {spec.name for spec in dataset.label_specs}
@@ -160,6 +160,7 @@ def describe(
     rows: int | None,
     context_length: int | None,
     seed: int,
+    batch_size: int | None,
 ) -> dict[str, Any]:
     """Return what the manifest says of a capture; only the fingerprints are held against those of a later call."""
     prints = {
@@ -180,6 +181,7 @@ def describe(
             "context_length": context_length,
             "seed": seed,
             "device": str(subject.device),
+            "batch_size": plan.batch_size(batch_size),  # with which bits come out again
         },
         "software": software(),
     }

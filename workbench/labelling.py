@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -82,15 +82,17 @@ class LabelTable:
         sequences = [int(sequence) for sequence in self._sequences[index]]
         return [self.examples.rows_of(s) for s in sequences] if spec.level == "row" else [*sequences]
 
+    def groups(self) -> dict[str, dict[str, tuple[LabelInfo, NDArray[np.float64], NDArray[np.bool_]]]]:
+        """Return, by group, what `Store.add_labels` takes."""
+        groups: dict[str, dict[str, tuple[LabelInfo, NDArray[np.float64], NDArray[np.bool_]]]] = {}
+        for spec in self.specs.values():
+            groups.setdefault(spec.group, {})[spec.name] = LabelInfo(**asdict(spec)), *self.columns[spec.name]
+        return groups
+
     def store(self, store: Store) -> None:
         """Write every group into the store; what its groups held before is replaced."""
-        groups: dict[str, list[LabelSpec]] = {}
-        for spec in self.specs.values():
-            groups.setdefault(spec.group, []).append(spec)
-        for group, specs in groups.items():
-            store.add_labels(
-                group, {spec.name: (LabelInfo(**asdict(spec)), *self.columns[spec.name]) for spec in specs}
-            )
+        for group, labels in self.groups().items():
+            store.add_labels(group, labels)
 
 
 class AlignedRows:
@@ -118,7 +120,9 @@ class AlignedRows:
         values[self.rows], defined[self.rows] = on_tokens[self.is_row], known[self.is_row]
 
 
-def labels_of_dataset(examples: Examples, dataset: Dataset, documents: Sequence[int]) -> LabelTable:
+def labels_of_dataset(
+    examples: Examples, dataset: Dataset, documents: Sequence[int], groups: Collection[str] | None = None
+) -> LabelTable:
     """Read all labels of the dataset that a store is captured from.
 
     Parameters
@@ -129,9 +133,11 @@ def labels_of_dataset(examples: Examples, dataset: Dataset, documents: Sequence[
         Its own.
     documents : sequence of int
         Index in the dataset of each document of the store.
+    groups : collection of str, optional
+        Labels of these groups alone.
     """
-    table = LabelTable(examples, dataset.label_specs)
-    if dataset.label_specs:
+    table = LabelTable(examples, [spec for spec in dataset.label_specs if groups is None or spec.group in groups])
+    if table.specs:
         for index, place in enumerate(documents):
             document = dataset.document(place)
             table.fill(index, document, dataset.labels(document))

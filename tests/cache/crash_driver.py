@@ -5,13 +5,14 @@ Run by `test_crash.py` as a program of its own: it must be free of threads to fo
     crash_driver.py MODE FOLDER N [SAFEGUARD]
 
 ``random``: SIGKILL at N random times. ``steps``: SIGKILL before, in the middle of and after each call that changes the
-disk. ``interrupt``: Ctrl-C at N random times. ``full``: every call that takes space fails, and every sync. ``power``:
-N losses of power, which take with them what was not synced; a safeguard of the writer can be taken away, to see that it
-is missed.
+disk. ``repair``: the same, while a damaged store is repaired. ``interrupt``: Ctrl-C at N random times. ``full``: every
+call that takes space fails, and every sync. ``power``: N losses of power, which take with them what was not synced; a
+safeguard of the writer can be taken away, to see that it is missed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -26,9 +27,9 @@ from pathlib import Path
 
 import power
 from disk import Change, Disk, Failer, Killer, Recorder
-from workload import check_what_is_left, contents, write
+from workload import check_what_is_left, contents, harm, repair, write
 
-from workbench.cache import StoreError, files, labels, writer
+from workbench.cache import StoreError, files, labels, open_store, writer
 
 INTERRUPTED = 130
 
@@ -96,6 +97,47 @@ def stop_at_every_step(root: Path, want: dict[str, bytes]) -> str:
         in_child(lambda folder=folder: write(folder))
         assert contents(folder) == want, f"store {folder} differs"
         shutil.rmtree(folder)
+
+
+def kill_repairs(root: Path, want: dict[str, bytes]) -> str:
+    """One kill at each step of a repair, then one that goes on; with the stored bits, and with others that are kept.
+
+    Of the many writes to a file that is not in its place yet, some.
+    """
+    n_kills = 0
+    for other_bits in (False, True):
+
+        def work(folder: Path, fatal: int | None = None, other_bits: bool = other_bits) -> None:
+            with contextlib.nullcontext() if fatal is None else Killer(folder, fatal):
+                repair(folder, other_bits=other_bits)
+
+        folder = harmed(root, f"repair {other_bits}")
+        with Recorder(folder) as recorder:
+            repair(folder, other_bits=other_bits)
+        assert (contents(folder) == want) != other_bits
+        done = contents(folder)
+        first = 0
+        for number, change in enumerate(recorder.log):
+            n_steps = 3 if change.kind == "write" else 2
+            is_many = change.kind == "write" and change.path.endswith(".h5.part")
+            for fatal in range(first, first + n_steps) if not is_many or number % 50 == 0 else ():
+                folder = harmed(root, f"repair {other_bits} {fatal}")
+                assert in_child(lambda folder=folder, fatal=fatal: work(folder, fatal)), f"step {fatal} was not reached"
+                in_child(lambda folder=folder: work(folder))
+                assert contents(folder) == done, f"store {folder} differs"
+                assert open_store(folder).verify() == []
+                shutil.rmtree(folder)
+                n_kills += 1
+            first += n_steps
+    return f"{n_kills} kills"
+
+
+def harmed(root: Path, name: str) -> Path:
+    """Return a damaged copy of the reference."""
+    folder = root / name
+    shutil.copytree(root / "reference", folder)
+    harm(folder)
+    return folder
 
 
 FAULTS = [
@@ -220,6 +262,7 @@ def main() -> None:
         "random": lambda: stop_at_random_times(root, n, want, signal.SIGKILL),
         "interrupt": lambda: stop_at_random_times(root, n, want, signal.SIGINT),
         "steps": lambda: stop_at_every_step(root, want),
+        "repair": lambda: kill_repairs(root, want),
         "full": lambda: fail_every_call(root, want),
         "power": lambda: lose_power(root, n, want),
     }

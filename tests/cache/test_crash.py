@@ -32,6 +32,10 @@ def test_killed_at_every_step_that_changes_the_disk(tmp_path):
     assert drive("steps", tmp_path) > 300
 
 
+def test_killed_at_every_step_of_a_repair(tmp_path):
+    assert drive("repair", tmp_path) > 150
+
+
 def test_interrupted_at_random_times(tmp_path):
     assert drive("interrupt", tmp_path, 200) == 200
 

@@ -63,3 +63,24 @@ def test_what_cannot_be_written_leaves_nothing_half(tmp_path):
     with pytest.raises(StoreError, match=r"cannot write .*tokenizer: No space left on device"):
         put_folder(tmp_path / "tokenizer", full)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replacement_that_was_stopped_is_seen_and_done_again(folder, monkeypatch):
+    """Stopped where the old folder is away and the new one not there yet."""
+    replace, calls = type(folder).replace, []
+
+    def stop(path, target):
+        calls.append(path.name)
+        if path.name == "tokenizer.part":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder), "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            put_folder(folder, fill)
+    assert calls == ["tokenizer", "tokenizer.part"]
+    assert [damage.file for damage in check_folder(folder)] == ["tokenizer"]
+    put_folder(folder, fill)
+    assert list(check_folder(folder)) == []
+    assert [path.name for path in folder.parent.iterdir()] == ["tokenizer"]

@@ -1,4 +1,4 @@
-"""``workbench store``: look at a store, check it, add labels to it; see `transfer` for export and import."""
+"""``workbench store``: look at a store, check it, repair it, add labels to it; see `transfer` for export and import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from workbench.cache import Codes, Store
 
 app = typer.Typer(
-    help="Look at an activation store, check it, add labels to it, export it, import one.", no_args_is_help=True
+    help="Look at an activation store, check it, repair it, add labels to it, export it, import one.",
+    no_args_is_help=True,
 )
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_)
@@ -79,6 +80,53 @@ def verify(folder: Folder, json: options.Json = False) -> None:
             typer.echo(str(one))
         typer.echo(f"{folder}: {len(damage)} faults" if damage else f"{folder}: no damage in {n_rows:,} rows")
     if damage:
+        raise typer.Exit(1)
+
+
+@app.command("repair")
+def repair(
+    folder: Folder,
+    model: Annotated[
+        str | None, typer.Option(help="Subject model, where the store's own address does not lead to it any more.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Dataset, where the store's own address does not lead to it any more.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:N; that of the capture if not given.")] = None,
+    device_map: options.DeviceMap = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences or images at a time; as in the capture if not given.")
+    ] = None,
+    accept_different: Annotated[
+        bool, typer.Option("--accept-different", help="Keep rows that come out with other bits than were stored.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Make what is damaged as it was; rows that are lost are captured again, and no others.
+
+    Exit code 1 if something could not be repaired. The same command goes on where it was stopped.
+    """
+    from workbench.repairing import repair_store
+
+    log_to_terminal()
+    done = repair_store(
+        folder,
+        model=model,
+        data=data,
+        device=device,
+        device_map=device_map,
+        batch_size=batch_size,
+        accept_different=accept_different,
+    )
+    if json:
+        print_json({"folder": str(folder), "repairs": [vars(one) for one in done]})
+    else:
+        for one in done:
+            typer.echo(str(one))
+        n_left = sum(not one.repaired for one in done)
+        left = f", {n_left} of them still damaged" if n_left else ""
+        typer.echo(f"{folder}: {len(done)} damaged files{left}" if done else f"{folder}: nothing to repair")
+    if not all(one.repaired for one in done):
         raise typer.Exit(1)
 
 
