@@ -74,6 +74,16 @@ class JumpReluConfig:
 
 
 @dataclass(frozen=True)
+class MatryoshkaConfig:
+    """What a Matryoshka autoencoder has beside the others."""
+
+    groups: Annotated[
+        tuple[float, ...],
+        Option("share of the latents in each group; the first 1, 2, … groups reconstruct alone", gt=0, le=1),
+    ] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """What is measured on held-out documents."""
 
@@ -110,24 +120,32 @@ class SaeConfig:
 
     hook_point: Annotated[str | None, Option("hook point; may be left out where the store has one only")] = None
     architecture: Annotated[
-        Literal["topk", "batchtopk", "jumprelu"],
-        Option("how latents become active: the k best of a row, the best of a batch, those above a threshold each"),
+        Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard"],
+        Option(
+            "how latents become active: the k best of a row, the best of a batch, the same in nested dictionaries, "
+            "those above a threshold each, those with an open gate, all positive ones"
+        ),
     ] = "topk"
     latents: Annotated[int | None, Option("latents; by default `expansion` times the width", ge=2)] = None
     expansion: Annotated[float, Option("latents per unit of width, where `latents` is not given", gt=0)] = 8
     k: Annotated[
         int | None,
         Option(
-            "latents active on a row (batchtopk: on average; jumprelu: the target of the quadratic penalty); by "
-            "default 32, or an eighth of the width if that is less",
+            "latents active on a row (batchtopk, matryoshka: on average; jumprelu: the target of the quadratic "
+            "penalty); by default 32, or an eighth of the width if that is less",
             ge=1,
         ),
     ] = None
     sparsity: Annotated[
         float | None,
-        Option("weight of the sparsity penalty; by default 1 for quadratic, 0.001 for l0 and tanh", gt=0),
+        Option(
+            "weight of the sparsity penalty; by default 1 for quadratic, 0.001 for l0 and tanh; 1.5 / sqrt(k) for "
+            "gated and half as much for standard, with the k that others have by default",
+            gt=0,
+        ),
     ] = None
     jumprelu: JumpReluConfig = JumpReluConfig()
+    matryoshka: MatryoshkaConfig = MatryoshkaConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pages: PagesConfig = PagesConfig()

@@ -16,7 +16,10 @@ from workbench.plugins.sae.schedules import falling, rising
 ROWS_BY_DEFAULT = 1_000_000
 EPOCHS_BY_DEFAULT = 8
 STEPS_WANTED = 4096
-BATCHES = ("topk", "batchtopk")  # architectures that are told how many latents are active
+COUNTED = ("topk", "batchtopk", "matryoshka")  # architectures that are told how many latents are active
+L1 = ("standard", "gated")
+SPARSITY = {"quadratic": 1.0, "l0": 1e-3, "tanh": 1e-3}
+L1_SPARSITY = {"standard": 0.75, "gated": 1.5}  # over sqrt(k): the size of k features in a row of norm 1
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Settings:
         See `SaeConfig`.
     width, latents, k : int
         Of the dictionary.
+    groups : tuple of int
+        Where the nested dictionaries of a Matryoshka autoencoder end.
     epoch_rows, rows : int
         Rows of one epoch and of the training.
     penalty, sparsity, threshold, bandwidth
@@ -42,6 +47,7 @@ class Settings:
     width: int
     latents: int
     k: int
+    groups: tuple[int, ...]
     epoch_rows: int
     rows: int
     batch_rows: int
@@ -92,7 +98,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "groups": list(self.groups)}
 
 
 def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
@@ -121,8 +127,10 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
     for name, value in (("k", k), ("train.k_start", train.k_start)):
         if value is not None and value > latents:
             raise UserError(f"{name}={value}: must be at most {latents}, the number of latents")
-    if config.sparsity is not None and architecture in BATCHES:
+    if config.sparsity is not None and architecture in COUNTED:
         raise UserError(f"sparsity={config.sparsity:g}: {architecture} has no sparsity penalty; set k instead")
+    if config.k is not None and architecture in L1:
+        raise UserError(f"k={config.k}: {architecture} has as many active latents as its penalty leaves; set sparsity")
     rows = train.rows or max(epoch_rows, min(EPOCHS_BY_DEFAULT * epoch_rows, ROWS_BY_DEFAULT))
     batch_rows = train.batch_rows or min(4096, max(256, 1 << (rows // STEPS_WANTED).bit_length()))
     return Settings(
@@ -130,6 +138,7 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
         width=width,
         latents=latents,
         k=k,
+        groups=ends_of_groups(config.matryoshka.groups, latents) if architecture == "matryoshka" else (),
         epoch_rows=epoch_rows,
         rows=rows,
         batch_rows=min(batch_rows, epoch_rows),
@@ -141,7 +150,7 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
         k_start=train.k_start or k,
         k_anneal=train.k_anneal,
         penalty=config.jumprelu.penalty if architecture == "jumprelu" else "",
-        sparsity=sparsity_of(config),
+        sparsity=sparsity_of(config, k),
         sparsity_warmup=train.sparsity_warmup,
         threshold=None if config.jumprelu.threshold is None else config.jumprelu.threshold * math.sqrt(width),
         bandwidth=config.jumprelu.bandwidth * math.sqrt(width),
@@ -154,13 +163,42 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
     )
 
 
-def sparsity_of(config: SaeConfig) -> float:
+def sparsity_of(config: SaeConfig, k: int) -> float:
     """Return the weight of the sparsity penalty, as given or by default; 0 where there is no penalty."""
-    if config.architecture in BATCHES:
+    if config.architecture in COUNTED:
         return 0.0
     if config.sparsity is not None:
         return config.sparsity
-    return {"quadratic": 1.0, "l0": 1e-3, "tanh": 1e-3}[config.jumprelu.penalty]
+    if config.architecture in L1:
+        return L1_SPARSITY[config.architecture] / math.sqrt(k)
+    return SPARSITY[config.jumprelu.penalty]
+
+
+def ends_of_groups(shares: tuple[float, ...], latents: int) -> tuple[int, ...]:
+    """Return where groups of latents end, from the share of the latents in each; each has one at least.
+
+    Raises
+    ------
+    UserError
+        If the shares do not add up to 1, or there are more groups than latents.
+
+    Examples
+    --------
+    >>> ends_of_groups((0.25, 0.25, 0.5), 10)
+    (2, 5, 10)
+    """
+    if abs(sum(shares) - 1) > 1e-6 or len(shares) > latents:
+        raise UserError(
+            f"matryoshka.groups={list(shares)}: must be shares of {latents} latents that add up to 1, at least one "
+            "latent in each"
+        )
+    ends: list[int] = []
+    done = 0.0
+    for number, share in enumerate(shares, start=1):
+        done += share
+        left = len(shares) - number
+        ends.append(min(max(round(done * latents), (ends[-1] if ends else 0) + 1), latents - left))
+    return tuple(ends)
 
 
 def choose_hook_point(store: Store, wanted: str | None) -> str:

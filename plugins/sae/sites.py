@@ -90,18 +90,20 @@ class Site:
         """Return trained weights as a dictionary on the subject's own activations."""
         (place,) = self.reads
         b_dec = weights.b_dec.detach()
+        own = {
+            "W_enc": weights.W_enc.detach(),
+            "b_enc": weights.b_enc.detach(),
+            "W_dec": weights.W_dec.detach(),
+            "b_dec": b_dec,
+            "b_pre": b_dec if weights.b_pre is None else weights.b_pre,
+        }
         return Dictionary(
-            W_enc=weights.W_enc.detach(),
-            b_enc=weights.b_enc.detach(),
-            W_dec=weights.W_dec.detach(),
-            b_dec=b_dec,
-            b_pre=b_dec if weights.b_pre is None else weights.b_pre,
+            **(own | dict(inference)),
             hook_in=place.hook_point,
             hook_out=place.hook_point,
             scale=place.scale,
             subject_address=subject_address,
             subject_fingerprint=subject_fingerprint,
-            **inference,
         )
 
 

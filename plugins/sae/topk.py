@@ -1,9 +1,10 @@
-"""TopK (Gao et al. 2024) and BatchTopK (Bussmann et al. 2024): as many latents as are asked for."""
+"""TopK (Gao et al. 2024), BatchTopK (Bussmann et al. 2024), Matryoshka (2025): as many latents as are asked for."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from workbench.kernels.topk import topk_encode
@@ -46,3 +47,23 @@ class BatchTopK(Architecture):
     def inference(self, weights: Weights, settings: Settings, smallest: float) -> dict[str, Any]:
         """See `Architecture.inference`."""
         return same_threshold(weights, smallest)
+
+
+class Matryoshka(BatchTopK):
+    """BatchTopK whose first latents reconstruct alone, too: nested dictionaries in one (arXiv:2503.17547).
+
+    The error that is trained on is the mean over the nested dictionaries, each the first few groups of latents.
+    """
+
+    def error(self, codes: Codes, y: Tensor, weights: Weights, settings: Settings) -> tuple[Tensor, Tensor]:
+        """See `Architecture.error`."""
+        assert isinstance(codes, SparseCodes)
+        left = y - weights.b_dec.to(y.dtype)
+        errors, before = [], 0
+        for end in settings.groups:
+            inside = (codes.indices >= before) & (codes.indices < end)
+            group = SparseCodes(codes.values * inside, codes.indices)
+            left = left - group.decode(weights.W_dec).to(y.dtype)
+            errors.append(left.pow(2).mean())
+            before = end
+        return torch.stack(errors).mean(), left

@@ -5,18 +5,21 @@ import math
 import pytest
 import torch
 
-from workbench.plugins.sae import JumpReluConfig, SaeConfig, TrainConfig
+from workbench.plugins.sae import JumpReluConfig, MatryoshkaConfig, SaeConfig, TrainConfig
 from workbench.plugins.sae.architecture import Moment
 from workbench.plugins.sae.architectures import ARCHITECTURES
-from workbench.plugins.sae.settings import Settings, choose_settings
+from workbench.plugins.sae.settings import L1, Settings, choose_settings
+from workbench.plugins.sae.sites import Place, Site
 from workbench.plugins.sae.weights import Weights
 
 ROWS, WIDTH, LATENTS, K, AUX_K = 12, 7, 24, 4, 3
+FAMILY = sorted(ARCHITECTURES)
 
 
 def make_settings(architecture="topk", **changes) -> Settings:
     train = TrainConfig(aux_k=AUX_K, aux_weight=0.5)
-    config = SaeConfig(architecture=architecture, latents=LATENTS, k=K, train=train, **changes)
+    k = None if architecture in L1 else K
+    config = SaeConfig(architecture=architecture, latents=LATENTS, k=k, train=train, **changes)
     settings = choose_settings(config, width=WIDTH, epoch_rows=1000)
     object.__setattr__(settings, "precision", "float64")
     return settings
@@ -32,9 +35,8 @@ def random_weights(architecture="topk") -> Weights:
     generator = torch.Generator().manual_seed(0)
     shapes = [(LATENTS, WIDTH), (LATENTS,), (LATENTS, WIDTH), (WIDTH,)]
     common = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    extra = {}
-    if architecture == "jumprelu":
-        extra = {"log_threshold": torch.rand(LATENTS, generator=generator, dtype=torch.float64) - 0.5}
+    names = {"jumprelu": ["log_threshold"], "gated": ["r_mag", "b_mag"]}.get(architecture, [])
+    extra = {name: torch.rand(LATENTS, generator=generator, dtype=torch.float64) - 0.5 for name in names}
     return Weights(
         *(tensor.requires_grad_() for tensor in common),
         {name: tensor.requires_grad_() for name, tensor in extra.items()},
@@ -69,34 +71,57 @@ def dense_codes(architecture, weights):
         case "topk":
             top = scores.topk(K, dim=1)
             return torch.zeros_like(scores).scatter(1, top.indices, top.values.relu())
-        case "batchtopk":
+        case "batchtopk" | "matryoshka":
             lowest = scores.flatten().sort(descending=True).values[K * ROWS - 1]
             return scores.relu() * (scores >= lowest)
         case "jumprelu":
             return scores * (scores > weights.extra["log_threshold"].exp())
+        case "standard":
+            return scores.relu()
+        case "gated":
+            product = (rows() - weights.b_dec) @ weights.W_enc.T
+            magnitude = (weights.extra["r_mag"].exp() * product + weights.extra["b_mag"]).relu()
+            return torch.where(scores > 0, magnitude, 0.0)
+
+
+def dense_error(architecture, weights, y):
+    """Return the squared error that is trained on, and that of the whole reconstruction, in the graph."""
+    codes = dense_codes(architecture, weights)
+    squared = (y - codes @ weights.W_dec - weights.b_dec).pow(2).mean()
+    if architecture == "matryoshka":
+        ends = [6, 12, 24]
+        parts = [(y - codes[:, :end] @ weights.W_dec[:end] - weights.b_dec).pow(2).mean() for end in ends]
+        return sum(parts) / len(parts), squared
+    if architecture == "gated":
+        gates = ((rows() - weights.b_dec) @ weights.W_enc.T + weights.b_enc).relu()
+        return squared + (y - gates @ weights.W_dec.detach() - weights.b_dec.detach()).pow(2).mean(), squared
+    return squared, squared
 
 
 def dense_losses(architecture, weights, variance, dead, y):
-    left = y - dense_codes(architecture, weights) @ weights.W_dec - weights.b_dec
-    error = left.pow(2).mean() / variance
+    error, shown = (each / variance for each in dense_error(architecture, weights, y))
     if not dead:
-        return error, torch.zeros(())
+        return error, shown, torch.zeros(())
+    left = y - dense_codes(architecture, weights) @ weights.W_dec - weights.b_dec
     alive = torch.ones(LATENTS, dtype=torch.bool).index_fill(0, latents(*dead), False)
     again = (rows() - weights.b_dec).detach() @ weights.W_enc.T + weights.b_enc
     top = again.masked_fill(alive, -torch.inf).topk(min(AUX_K, len(dead)), dim=1)
     codes = torch.zeros_like(again).scatter(1, top.indices, top.values.relu())
     target = left.detach()
-    return error, (codes @ weights.W_dec - target).pow(2).mean() / target.pow(2).mean()
+    return error, shown, (codes @ weights.W_dec - target).pow(2).mean() / target.pow(2).mean()
+
+
+GROUPS = {"matryoshka": {"matryoshka": MatryoshkaConfig((0.25, 0.25, 0.5))}}
 
 
 @pytest.mark.parametrize("transcoder", [False, True])
 @pytest.mark.parametrize("dead", [[], [5], [1, 2, 3, 20], list(range(LATENTS))])
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu"])
+@pytest.mark.parametrize("architecture", FAMILY)
 def test_losses_and_gradients_equal_the_dense_ones(architecture, dead, transcoder):
     weights, y = random_weights(architecture), targets() if transcoder else rows()
-    found = losses(architecture, weights, dead, variance=2.0, y=y)
-    error, auxiliary = dense_losses(architecture, weights, 2.0, dead, y)
-    torch.testing.assert_close(found.error, error.detach())
+    found = losses(architecture, weights, dead, variance=2.0, y=y, **GROUPS.get(architecture, {}))
+    error, shown, auxiliary = dense_losses(architecture, weights, 2.0, dead, y)
+    torch.testing.assert_close(found.error, shown.detach())
     torch.testing.assert_close(found.auxiliary.double(), auxiliary.detach().double())
     leaves = {name: leaf for name, leaf in weights.named().items() if name != "log_threshold"}
     got = torch.autograd.grad(found.total, list(leaves.values()))
@@ -105,7 +130,7 @@ def test_losses_and_gradients_equal_the_dense_ones(architecture, dead, transcode
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu"])
+@pytest.mark.parametrize("architecture", FAMILY)
 def test_what_fired_and_how_many_are_counted(architecture):
     weights = random_weights(architecture)
     found, codes = losses(architecture, weights), dense_codes(architecture, weights)
@@ -224,3 +249,48 @@ def test_thresholds_start_where_k_latents_are_active():
         weights.extra["log_threshold"][3] = 5.0
         jumprelu.restart(weights, latents(3))
     assert 0 < float(weights.extra["log_threshold"][3] - threshold.log()[0]) < 1
+
+
+# --- Standard and Gated ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("architecture", L1)
+def test_the_l1_penalty_is_of_summed_activations_on_rows_of_norm_one(architecture):
+    """With the weight λ: Σ (x − x̂)² + λ Σ f on rows of norm 1, which here are of norm sqrt(width)."""
+    weights, variance = random_weights(architecture), 2.0
+    found = losses(architecture, weights, sparsity=0.3, variance=variance)
+    penalised = dense_codes("standard", weights)  # of a gated one the scores of the gates, ReLU taken
+    length = math.sqrt(WIDTH)
+    want = 0.3 * (penalised / length).sum(1).mean() / variance
+    assert float(found.penalty) == pytest.approx(want.item())
+    squared, _ = dense_error(architecture, weights, rows())
+    whole = (squared * WIDTH / length**2 + 0.3 * (penalised / length).sum(1).mean()) / variance
+    leaves = list(weights.named().values())
+    got, wanted = torch.autograd.grad(found.total, leaves, allow_unused=True), torch.autograd.grad(whole, leaves)
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", FAMILY)
+def test_what_is_kept_encodes_as_in_training(architecture):
+    """The dictionary of a site has the activations of a training step: a Gated one as the JumpReLU one that it is."""
+    weights, settings = random_weights(architecture), make_settings(architecture)
+    moment = Moment(1.0, latents(), K)
+    kind = ARCHITECTURES[architecture]
+    codes = kind.encode(weights.centred(rows()), weights, settings, moment)
+    smallest = kind.smallest(codes)
+    place = Place("here", WIDTH, 1.0)
+    inference = kind.inference(weights, settings, 0.0 if smallest is None else float(smallest) * (1 - 1e-9))
+    dictionary = Site((place,), (place,)).dictionary(weights, inference)
+    torch.testing.assert_close(dictionary.encode_dense(rows()), dense_codes(architecture, weights).detach())
+    torch.testing.assert_close(dictionary.reconstruct(rows()), (codes.decode(weights.W_dec) + weights.b_dec).detach())
+
+
+def test_a_gate_that_is_shut_lets_nothing_through_and_an_open_one_its_magnitude():
+    weights = random_weights("gated")
+    with torch.no_grad():
+        weights.W_enc[:], weights.b_enc[:] = 0, -1.0
+        weights.extra["b_mag"][:] = 2.0
+        weights.b_enc[3] = 1.0
+    kind, settings = ARCHITECTURES["gated"], make_settings("gated")
+    codes = kind.encode(weights.centred(rows()), weights, settings, Moment(1.0, latents(), K))
+    assert (codes.values[:, 3] == 2.0).all()
+    assert float(codes.values.detach().sum()) == 2.0 * ROWS

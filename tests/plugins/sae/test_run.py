@@ -10,7 +10,7 @@ import torch
 from workbench.context import Context, Inputs
 from workbench.dictionary import Dictionary, load_dictionary
 from workbench.errors import UserError
-from workbench.plugins.sae import EvaluateConfig, PagesConfig, Sae, SaeConfig, TrainConfig
+from workbench.plugins.sae import EvaluateConfig, MatryoshkaConfig, PagesConfig, Sae, SaeConfig, TrainConfig
 from workbench.plugins.sae.sites import measured
 from workbench.results import Result
 
@@ -132,15 +132,24 @@ def test_what_was_trained_before_an_interruption_is_not_trained_again(context, t
     assert torch.equal(first.weights["dictionary"]["W_enc"], again.weights["dictionary"]["W_enc"])
 
 
-@pytest.mark.parametrize("architecture", ["batchtopk", "jumprelu"])
-def test_the_others_beat_their_controls_with_as_many_active_latents(architecture, context):
-    config = replace(CONFIG, architecture=architecture, pages=PagesConfig(0))
+@pytest.mark.parametrize(
+    ("architecture", "options", "activation"),
+    [
+        ("batchtopk", {}, "jumprelu"),
+        ("matryoshka", {"matryoshka": MatryoshkaConfig((0.5, 0.5))}, "jumprelu"),
+        ("jumprelu", {}, "jumprelu"),
+        ("gated", {"k": None, "sparsity": 0.8, "train": TrainConfig(rows=150_000)}, "jumprelu"),
+        ("standard", {"k": None, "sparsity": 0.6, "train": TrainConfig(rows=300_000)}, "relu"),
+    ],
+)
+def test_the_others_beat_their_controls_with_as_many_active_latents(architecture, options, activation, context):
+    config = replace(CONFIG, architecture=architecture, pages=PagesConfig(0), **options)
     result = Sae().run(context(config))
     assert 2.5 < result.metrics["l0"].value < 5.5
     quality = result.tables["comparison"].frame.set_index("in place of the activation")
     assert quality["explained_variance"]["this dictionary"] > 0.7
     assert quality["explained_variance"]["this dictionary"] > quality["explained_variance"]["random dictionary"] + 0.15
-    assert result.weights["dictionary"].config["activation"] == "jumprelu"
+    assert result.weights["dictionary"].config["activation"] == activation
 
 
 def test_a_dictionary_that_is_given_is_measured_and_shown_not_trained(result, dictionary, store, subject, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from workbench.configuration import build
 from workbench.errors import UserError
 from workbench.plugins.sae import EvaluateConfig, SaeConfig, TrainConfig
-from workbench.plugins.sae.settings import choose_hook_point, choose_settings
+from workbench.plugins.sae.settings import choose_hook_point, choose_settings, ends_of_groups
 from workbench.plugins.sae.split import split_rows
 
 
@@ -32,6 +32,13 @@ BAD_INPUT = [
     pytest.param({"latents": 10, "k": 11}, "k=11: must be at most 10", id="k"),
     pytest.param({"latents": 10, "train.k_start": 11}, "train.k_start=11: must be at most 10", id="k at the start"),
     pytest.param({"sparsity": 0.1}, "sparsity=0.1: topk has no sparsity penalty; set k instead", id="penalty of topk"),
+    pytest.param({"architecture": "gated", "k": 3}, "k=3: gated has as many .* as its penalty", id="k of gated"),
+    pytest.param(
+        {"architecture": "matryoshka", "matryoshka.groups": [0.5, 0.4]}, "must be shares of 32 latents", id="groups"
+    ),
+    pytest.param(
+        {"architecture": "matryoshka", "latents": 4}, "at least one latent in each", id="more groups than latents"
+    ),
 ]
 
 
@@ -54,6 +61,13 @@ def test_each_architecture_has_the_penalty_that_it_is_known_for():
     assert sparsity(architecture="jumprelu") == 1
     assert sparsity(architecture="jumprelu", **{"jumprelu.penalty": "l0"}) == 1e-3
     assert sparsity(architecture="jumprelu", sparsity=0.5) == 0.5
+
+
+def test_groups_end_where_their_shares_say_and_none_is_empty():
+    assert ends_of_groups((1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32), 512) == (16, 48, 112, 240, 512)
+    assert ends_of_groups((0.01, 0.01, 0.98), 10) == (1, 2, 10)
+    assert ends_of_groups((0.98, 0.01, 0.01), 10) == (8, 9, 10)
+    assert choose_settings(SaeConfig(), 4, 250).groups == ()
 
 
 def test_k_and_the_penalty_follow_straight_lines():
