@@ -65,7 +65,7 @@ class LatentMatrix:
         self._handle = torch.zeros((), device=rows.device, requires_grad=True)
 
     def encode(
-        self, x: Tensor, k: int, *, centre: Tensor | None = None, among: Tensor | None = None
+        self, x: Tensor, k: int, *, centre: Tensor | None = None, among: Tensor | None = None, taken: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Choose the k best latents of each row by x · rows + bias; see `workbench.kernels.topk.topk_encode`.
 
@@ -79,6 +79,8 @@ class LatentMatrix:
             Taken from every row first; differentiable, at the price of one product of a vector with the matrix.
         among : int64 Tensor [n], optional
             Choose among these latents only.
+        taken : bool
+            The centre has been taken from `x` already, outside the graph.
 
         Returns
         -------
@@ -87,7 +89,7 @@ class LatentMatrix:
         indices : int64 Tensor [rows, k]
             Latents, numbered in the whole matrix.
         """
-        centred = x if centre is None else x - centre.detach()
+        centred = x if centre is None or taken else x - centre.detach()
         values, indices = _Encode.apply(  # type: ignore[no-untyped-call]
             self._handle, x, centre, centred, self, k, among
         )
@@ -239,6 +241,12 @@ class FactoredAdam:
             if tensor.grad is not None:
                 adam(tensor, tensor.grad, self._first[name], self._second[name], settings)
                 tensor.grad = None
+
+    def forget(self, latents: Tensor) -> None:
+        """Set the moments of some latents, int64 [n], to zero in every matrix."""
+        for moments in self._moments.values():
+            for tensor in moments.named().values():
+                tensor[latents] = 0
 
     def state(self) -> dict[str, Tensor]:
         """Return moments and number of steps by name: references, to be saved or overwritten."""

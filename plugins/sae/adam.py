@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+from workbench.plugins.sae.weights import Weights
+
+ADAM_BETA2 = 0.999
 ADAM_EPSILON = 6.25e-10  # Gao et al. 2024; gradients of a normalised error are small
+
+
+class Optimiser(Protocol):
+    """What moves a training's weights, in place."""
+
+    def step(self, loss: Tensor, lr: float) -> None:
+        """Move the weights against the gradient of a loss; decoder rows stay at length 1."""
+
+    def forget(self, latents: Tensor) -> None:
+        """Set the moments of some latents to zero, in every parameter that has a row for each."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments and step counts by name."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the moments and step counts from what `state` gave; other names are passed over."""
 
 
 class Adam:
@@ -16,23 +36,30 @@ class Adam:
 
     Parameters
     ----------
-    parameters : dict of str to Tensor
-        Moved in place, against their ``grad``.
+    weights : Weights
+        To be moved.
     beta1 : float
         Decay of the first moment; of the second it is 0.999.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], beta1: float) -> None:
-        self.parameters, self.beta1 = parameters, beta1
+    def __init__(self, weights: Weights, beta1: float) -> None:
+        self.parameters, self.beta1 = weights.named(), beta1
+        for tensor in self.parameters.values():
+            tensor.requires_grad_()
         self.first = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.second = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self.steps = {name: torch.zeros((), device=parameter.device) for name, parameter in self.parameters.items()}
 
-    def step(self, lr: float) -> None:
-        """Move the parameters against their gradients."""
+    @torch.no_grad()
+    def step(self, loss: Tensor, lr: float) -> None:
+        """See `Optimiser.step`."""
+        W_dec = self.parameters["W_dec"]
+        found = torch.autograd.grad(loss, list(self.parameters.values()), materialize_grads=True)
+        grads = dict(zip(self.parameters, found, strict=True))
+        remove_parallel(grads["W_dec"], W_dec)
         adam(
             list(self.parameters.values()),
-            [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None],
+            list(grads.values()),
             list(self.first.values()),
             list(self.second.values()),
             [],
@@ -40,15 +67,16 @@ class Adam:
             fused=True,
             amsgrad=False,
             beta1=self.beta1,
-            beta2=0.999,
+            beta2=ADAM_BETA2,
             lr=lr,
             weight_decay=0.0,
             eps=ADAM_EPSILON,
             maximize=False,
         )
+        set_length(W_dec)
 
     def forget(self, latents: Tensor) -> None:
-        """Set the moments of some latents to zero, in every parameter that has a row for each."""
+        """See `Optimiser.forget`."""
         n_latents = len(self.parameters["b_enc"])
         for name, parameter in self.parameters.items():
             if name != "b_dec" and len(parameter) == n_latents:
@@ -56,20 +84,19 @@ class Adam:
                 self.second[name][latents] = 0
 
     def state(self) -> dict[str, Tensor]:
-        """Return the moments and step counts by name."""
+        """See `Optimiser.state`."""
         parts = {"first": self.first, "second": self.second, "steps": self.steps}
         return {f"adam.{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the moments and step counts from what `state` gave."""
+        """See `Optimiser.load`."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
 
 
-def remove_parallel(W_dec: Tensor) -> None:
+def remove_parallel(grad: Tensor, W_dec: Tensor) -> None:
     """Take from the gradient of each decoder row its part along the row, which would only change the row's length."""
-    assert W_dec.grad is not None
-    W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
+    grad -= (grad * W_dec).sum(1, keepdim=True) * W_dec
 
 
 def set_length(W_dec: Tensor) -> None:

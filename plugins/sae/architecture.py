@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.dictionary import Activation
-from workbench.kernels.topk import sparse_decode, topk_encode
+from workbench.kernels.topk import sparse_decode
 from workbench.plugins.sae.settings import Settings
 from workbench.plugins.sae.weights import Weights
 
@@ -141,7 +141,16 @@ class Losses:
 
 
 class Architecture(ABC):
-    """One kind of sparse autoencoder: how it encodes, what it is penalised for, what it becomes once trained."""
+    """One kind of sparse autoencoder: how it encodes, what it is penalised for, what it becomes once trained.
+
+    Attributes
+    ----------
+    factored : bool
+        Whether it uses its matrices only through `Weights.encode`, `decode` and `error`, so that these may keep
+        gradients as factors.
+    """
+
+    factored = False
 
     def extra(self, sample: Tensor, weights: Weights, settings: Settings) -> dict[str, Tensor]:
         """Return the start of the parameters that it alone trains, each [latents]; sample [rows, width read]."""
@@ -221,8 +230,8 @@ class Architecture(ABC):
         if not (settings.aux_k and settings.aux_weight and len(dead)):
             return target.new_zeros(())
         k = min(settings.aux_k, len(dead))
-        values, chosen = topk_encode(centred, weights.W_enc[dead], weights.b_enc[dead], k)
-        again = sparse_decode(values.relu(), chosen, weights.W_dec[dead]).to(target.dtype)
+        values, chosen = weights.encode(centred, k, among=dead)
+        again = weights.decode(values.relu(), chosen).to(target.dtype)
         return (again - target).pow(2).mean() / target.pow(2).mean().clamp_min(1e-12)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.kernels.topk import topk_encode
 from workbench.plugins.sae.architecture import Architecture, Codes, Moment, SparseCodes, same_threshold
 from workbench.plugins.sae.selection import batch_topk
 from workbench.plugins.sae.settings import Settings
@@ -17,10 +16,17 @@ from workbench.plugins.sae.weights import Weights
 class TopK(Architecture):
     """The k largest scores of each row, then ReLU (arXiv:2406.04093)."""
 
+    factored = True
+
     def encode(self, centred: Tensor, weights: Weights, settings: Settings, moment: Moment) -> Codes:
         """See `Architecture.encode`."""
-        values, indices = topk_encode(centred, weights.W_enc, weights.b_enc, moment.k)
+        values, indices = weights.encode(centred, moment.k)
         return SparseCodes(values.relu(), indices)
+
+    def error(self, codes: Codes, y: Tensor, weights: Weights, settings: Settings) -> tuple[Tensor, Tensor]:
+        """See `Architecture.error`."""
+        assert isinstance(codes, SparseCodes)
+        return weights.error(codes.values, codes.indices, y)
 
     def inference(self, weights: Weights, settings: Settings, smallest: float) -> dict[str, Any]:
         """See `Architecture.inference`."""

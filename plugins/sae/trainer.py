@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from workbench.errors import UserError
-from workbench.plugins.sae.adam import Adam, remove_parallel, set_length
+from workbench.plugins.sae.adam import Adam, Optimiser
 from workbench.plugins.sae.architecture import Losses, Moment
 from workbench.plugins.sae.architectures import ARCHITECTURES
+from workbench.plugins.sae.factored import FactoredOptimiser, FactoredWeights
 from workbench.plugins.sae.resampling import resample
 from workbench.plugins.sae.settings import Settings
 from workbench.plugins.sae.sites import Batch, Site
@@ -70,9 +71,12 @@ class Trainer:
         self.device = weights.W_enc.device
         self.validation = site.take(validation, self.device)
         self.rng = rng
-        for tensor in weights.named().values():
-            tensor.requires_grad_()
-        self.adam = Adam(weights.named(), settings.beta1)
+        self.optimiser: Optimiser
+        if self.architecture.factored and settings.dtype == torch.float32:
+            self.weights = FactoredWeights.of(weights)
+            self.optimiser = FactoredOptimiser(self.weights, settings.beta1)
+        else:
+            self.optimiser = Adam(weights, settings.beta1)
         self.step = self.rows_done = 0
         self.history = torch.zeros(settings.n_steps, len(HISTORY), dtype=torch.float64)
         self.checks: list[tuple[int, float]] = []
@@ -92,15 +96,8 @@ class Trainer:
                 f"training has failed at row {self.rows_done:,}: the error is {error}; either the store holds NaN or "
                 f"infinity, or the learning rate {settings.lr:.3g} is too high (train.lr)"
             )
-        parameters = list(weights.named().values())
-        grads = torch.autograd.grad(found.total, parameters, allow_unused=True)
-        for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = torch.zeros_like(parameter) if grad is None else grad
         lr = settings.lr_at(self.rows_done)
-        with torch.no_grad():
-            remove_parallel(weights.W_dec)
-            self.adam.step(lr)
-            set_length(weights.W_dec)
+        self.optimiser.step(found.total, lr)
         before, self.rows_done = self.rows_done, self.rows_done + len(x)
         self.note(found, len(dead), lr)
         if self.resamples(before):
@@ -142,7 +139,7 @@ class Trainer:
         with torch.no_grad():
             resample(self.weights, dead, x, left, self.rng(f"resample {self.step}"))
             self.architecture.restart(self.weights, dead)
-        self.adam.forget(dead)
+        self.optimiser.forget(dead)
         self.last_fired[dead] = self.rows_done
 
     # --- what has become of it ------------------------------------------------------------------------------------
@@ -163,7 +160,7 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything that the next step depends on: tensors, and JSON values."""
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.weights.named().items()}
-        tensors |= self.adam.state()
+        tensors |= self.optimiser.state()
         tensors |= {"history": self.history, "last_fired": self.last_fired, "smallest": self.smallest}
         return tensors, {**self.identity(), "step": self.step, "rows_done": self.rows_done, "checks": self.checks}
 
@@ -176,7 +173,7 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.weights.named().items():
                 parameter.copy_(tensors[name])
-        self.adam.load(tensors)
+        self.optimiser.load(tensors)
         self.history, self.smallest = tensors["history"], tensors["smallest"]
         self.last_fired = tensors["last_fired"].to(self.last_fired.device)
         self.step, self.rows_done = values["step"], values["rows_done"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from workbench.plugins.sae.trainer import Trainer
 from workbench.progress import Ticker
 
-SCHEMA = 2  # of checkpoints
+SCHEMA = 3  # of checkpoints
 
 
 class Pass(Protocol):

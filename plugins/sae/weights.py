@@ -49,6 +49,28 @@ class Weights:
         """Take the pre-bias from rows [rows, width read]."""
         return x - (self.b_dec if self.b_pre is None else self.b_pre)
 
+    def encode(self, centred: Tensor, k: int, *, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return scores and latents [rows, k] of the k best, for rows [rows, width read] without the pre-bias.
+
+        `among`, int64 [n], are the latents to choose among.
+        """
+        if among is None:
+            return topk_encode(centred, self.W_enc, self.b_enc, k)
+        values, places = topk_encode(centred, self.W_enc[among], self.b_enc[among], k)
+        return values, among[places]
+
+    def decode(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Return sums of decoder rows [rows, width written], without the bias, for activations [rows, n]."""
+        return sparse_decode(values, indices, self.W_dec)
+
+    def error(self, values: Tensor, indices: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the squared error of a reconstruction of y [rows, width written], mean of an entry, and what is left.
+
+        Activations are [rows, n]; what is left over is [rows, width written].
+        """
+        left = y - (self.decode(values, indices) + self.b_dec).to(y.dtype)
+        return left.pow(2).mean(), left
+
     def to(self, dtype: torch.dtype) -> Weights:
         """Return the weights in another dtype, in the graph; themselves where nothing changes."""
         if self.W_enc.dtype == dtype:

@@ -141,6 +141,21 @@ def test_state_is_taken_over():
     assert second.steps == 4
 
 
+def test_latents_whose_moments_are_forgotten_stand_where_no_step_was_taken():
+    encoder = LatentMatrix(gaussian(9, 4), gaussian(9))
+    adam = FactoredAdam({"encoder": encoder}, {"b": torch.zeros(3)}, lr=LR)
+    encoder.encode(gaussian(5, 4), 9)[0].pow(2).sum().backward()
+    adam.step()
+    before = {name: tensor.clone() for name, tensor in adam.state().items() if name.endswith("encoder")}
+    adam.forget(torch.tensor([2, 7]))
+    kept = torch.tensor([latent not in (2, 7) for latent in range(9)])
+    for name, tensor in before.items():
+        assert tensor.any(), name
+        now = adam.state()[name]
+        assert not now[~kept].any(), name
+        assert torch.equal(now[kept], tensor[kept]), name
+
+
 def test_weights_that_were_saved_for_a_backward_pass_are_not_changed_in_silence():
     encoder = LatentMatrix(gaussian(9, 4))
     leaf = gaussian(5, 4, seed=1).requires_grad_()
