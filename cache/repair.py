@@ -20,9 +20,10 @@ from workbench.cache.int8 import restore
 from workbench.cache.layout import FOLDER, Column, columns
 from workbench.cache.manifest import Manifest, ShardEntry
 from workbench.cache.narrow import widen
+from workbench.cache.open_shard import OpenShard
 from workbench.cache.salvage import Salvage, origins_of
 from workbench.cache.schema import ROWS, scale_column
-from workbench.cache.shard import OpenShard, Shard
+from workbench.cache.shard import Shard
 
 INTENT = "repair.json"
 """Entries of shards that are about to be renamed into place, and are not those of the manifest."""

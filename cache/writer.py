@@ -25,8 +25,9 @@ from workbench.cache.index import write_index
 from workbench.cache.layout import Cut, columns
 from workbench.cache.lock import WriterLock
 from workbench.cache.manifest import Manifest, ShardEntry, check_provenance
+from workbench.cache.open_shard import OpenShard
 from workbench.cache.schema import ROWS, ActivationSpec
-from workbench.cache.shard import OpenShard, Shard, content_digest
+from workbench.cache.shard import Shard, content_digest
 
 
 class StoreWriter:

@@ -14,7 +14,7 @@ import torch
 
 from workbench import capture_passes
 from workbench.cache import StoreError, open_store, schema
-from workbench.cache.shard import OpenShard
+from workbench.cache.open_shard import OpenShard
 from workbench.capture_passes import AppendingThread
 from workbench.capturing import capture
 from workbench.cli import main

@@ -21,7 +21,7 @@ from workbench.cache import ActivationSpec, DamageError, ExamplesBuilder, StoreE
 from workbench.cache.compression import CODECS, FILTER_ID, compress, decompress
 from workbench.cache.draft import Draft, Sketch
 from workbench.cache.files import raw
-from workbench.cache.shard import OpenShard
+from workbench.cache.open_shard import OpenShard
 
 RESID, PATTERN, SMALL, PLAIN = "blocks.0.hook_resid_post", "blocks.0.attn.hook_pattern", "small", "plain"
 SPECS = {

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from workbench.cache import StoreError
-from workbench.cache.shard import OpenShard
+from workbench.cache.open_shard import OpenShard
 
 HERE = Path(__file__).parent
 
