@@ -161,6 +161,7 @@ def test_a_disk_that_is_full_then_grows_then_is_read_only(tmp_path, size_kb):
 
 
 UNPRIVILEGED = """
+import email.parser  # for versions of packages; later it may not be read
 import os, sys
 from pathlib import Path
 import workload

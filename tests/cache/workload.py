@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import hdf5plugin  # noqa: F401  # with it, h5py reads compressed chunks
 import numpy as np
+from numcodecs import blosc
 
 from workbench.cache import ActivationSpec, ExamplesBuilder, LabelInfo, Store, StoreWriter, int8, open_store, schema
 from workbench.cache.index import write_index
@@ -23,6 +24,7 @@ SPECS = {
 }
 PARITY = LabelInfo("odd", "parity", "row", "binary")
 schema.MAX_CHUNK_ROWS = 16
+blosc.use_threads = False  # who forks must have no threads
 
 
 def plan():
