@@ -142,11 +142,13 @@ def repair_shard(
             return Repair(file, str(error), False), manifest
         try:
             if found.content == entry.content:
+                salvage.close()
                 said = builder.said()
                 if found != entry:
                     said += "; laid out by another version of HDF5 or of this software: the manifest has its new digest"
                 return Repair(file, said, True), _put(folder, manifest, builder.open, entry, found)
             said = f"{builder.said()}, but with other bits than were stored: {builder.compare()}"
+            salvage.close()
             if not accept_different:
                 builder.open.discard()
                 advice = (
@@ -317,7 +319,7 @@ def _numbers(chunks: list[int]) -> str:
 
 
 def _put(folder: Path, manifest: Manifest, shard: OpenShard, old: ShardEntry, new: ShardEntry) -> Manifest:
-    """Rename a shard into place and let the manifest know it; returns the manifest.
+    """Rename a shard into place, over the damaged one, and let the manifest know it; returns the manifest.
 
     Where the manifest has to change, the new entry is written down first: a repair that is killed between the two goes
     on from there, and does not take the new shard for a damaged one.

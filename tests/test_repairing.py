@@ -1,6 +1,8 @@
 """Repair of captured stores: each kind of damage, and afterwards every file has the bytes that it had."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from workbench.cache import open_store, schema
+from workbench.cache.open_shard import OpenShard
 from workbench.cache.repair import INTENT
 from workbench.capturing import capture
 from workbench.cli import main
@@ -371,4 +374,22 @@ def test_a_subject_may_be_given(store_of, made):
     (folder / SHARD).unlink()
     subject = load_subject(f"zoo:{made / 'tiny'}", device="cpu")
     assert all(done.repaired for done in repair_store(folder, model=subject))
+    assert contents(folder) == want
+
+
+def test_a_full_disk_leaves_what_was_there(store_of, monkeypatch, capsys):
+    folder = store_of("plain")
+    want = contents(folder)
+    flip_in(f"activations/{RESID}")(folder / SHARD)
+    before = contents(folder)
+
+    def full(shard, place, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenShard, "_write", full)
+        assert main(["store", "repair", str(folder)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert contents(folder) == before
+    assert main(["store", "repair", str(folder)]) == 0
     assert contents(folder) == want

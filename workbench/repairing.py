@@ -12,6 +12,7 @@ from workbench.cache import Damage, DamageError, Examples, LabelInfo, open_store
 from workbench.cache import labels as label_files
 from workbench.cache.codes import open_codes
 from workbench.cache.examples import FILE as PLAN
+from workbench.cache.files import cannot_write
 from workbench.cache.index import FILE as INDEX
 from workbench.cache.index import write_index
 from workbench.cache.layout import FOLDER as SHARDS
@@ -89,6 +90,8 @@ def repair_store(
             folder, manifest, model=model, data=data, device=device, device_map=device_map, batch_size=batch_size
         )
         return _Repairs(folder, manifest, again, accept_different).all(damage)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     finally:
         lock.release()
 
