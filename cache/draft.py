@@ -1,4 +1,4 @@
-"""The HDF5 structure of a shard that is being written: HDF5 says where everything belongs, and we write it there.
+"""The HDF5 structure of a file that is being written: HDF5 says where everything belongs, and we write it there.
 
 HDF5 itself never writes to the disk: it is not crash-safe, and a full disk can end its process.
 """
@@ -6,13 +6,16 @@ HDF5 itself never writes to the disk: it is not crash-safe, and a full disk can 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.cache.compression import FILTER_ID, Compression, filter_options
-from workbench.cache.files import LIBRARY_VERSIONS, undisturbed
+from workbench.cache.files import LIBRARY_VERSIONS, raw, undisturbed
 
 
 class Sketch(io.RawIOBase):
@@ -66,7 +69,7 @@ class Sketch(io.RawIOBase):
 
 
 class Draft:
-    """A shard's datasets as HDF5 lays them out, in memory, without their values.
+    """Datasets of a file as HDF5 lays them out, in memory, without their values.
 
     Attributes
     ----------
@@ -89,7 +92,9 @@ class Draft:
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         made = self._create(name, dtype, shape, properties)
-        self.places[name] = made.id.get_offset()
+        place = made.id.get_offset()
+        if place is not None:  # a dataset without values has none
+            self.places[name] = place
         return made
 
     def add_compressed(
@@ -118,6 +123,18 @@ class Draft:
         """Let HDF5 write what it has left to write; safe to repeat."""
         with undisturbed():
             self.file.close()
+
+    def write(self, path: Path, values: Mapping[str, NDArray[Any]]) -> None:
+        """Write the whole file: what HDF5 has to say, and the values of every dataset that lies in one piece."""
+        self.close()
+        with path.open("wb") as file:
+            file.truncate(self.sketch.size)
+            for place, data in self.sketch.written:
+                file.seek(place)
+                file.write(data)
+            for name, place in self.places.items():
+                file.seek(place)
+                file.write(raw(np.ascontiguousarray(values[name])))
 
     def _create(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], properties: Any) -> Any:
         kind = h5py.h5t.py_create(dtype, logical=True)

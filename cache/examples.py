@@ -13,8 +13,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from workbench.cache.draft import Draft
 from workbench.cache.errors import Damage, DamageError
-from workbench.cache.files import raw, read_hdf5, replace_hdf5
+from workbench.cache.files import raw, read_hdf5, replace_file, undisturbed
 from workbench.cache.schema import FORMAT, Modality, origin_dtype
 
 FILE = "examples.h5"
@@ -186,21 +187,21 @@ class Examples:
         }
 
     def write(self, folder: Path) -> None:
-        """Write ``examples.h5`` into a store, atomically."""
-
-        def fill(file: Any) -> None:
-            file.attrs.update(format=f"{FORMAT}: examples", schema=FILE_SCHEMA, modality=self.modality)
-            fields = [json.dumps(entry, sort_keys=True) for entry in self.document_fields]
-            texts = {"documents/name": self.documents, "documents/fields": fields, "sequences/path": self.paths}
+        """Write ``examples.h5`` into a store, atomically; takes no memory for the positions beside what they have."""
+        arrays = self._arrays()
+        # derived, for whoever reads this file without us
+        arrays |= {"sequences/first_row": self.first_rows[:-1], "sequences/n_rows": np.diff(self.first_rows)}
+        fields = [json.dumps(entry, sort_keys=True) for entry in self.document_fields]
+        texts = {"documents/name": self.documents, "documents/fields": fields, "sequences/path": self.paths}
+        with undisturbed():
+            draft = Draft()
+            draft.file.attrs.update(format=f"{FORMAT}: examples", schema=FILE_SCHEMA, modality=self.modality)
             for name, values in texts.items():
-                file.create_dataset(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
-            for name, array in self._arrays().items():
-                file.create_dataset(name, data=array)
-            # derived, for whoever reads this file without us
-            file.create_dataset("sequences/first_row", data=self.first_rows[:-1])
-            file.create_dataset("sequences/n_rows", data=np.diff(self.first_rows))
-
-        replace_hdf5(folder / FILE, fill)
+                draft.file.create_dataset(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
+            draft.file.create_group("positions")
+            for name, array in arrays.items():
+                draft.add(name, array.dtype, array.shape)
+        replace_file(folder / FILE, lambda path: draft.write(path, arrays))
 
     @classmethod
     def read(cls, folder: Path, digest: str) -> Examples:

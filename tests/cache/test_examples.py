@@ -1,4 +1,5 @@
 import contextlib
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -52,6 +53,23 @@ def test_written_and_read_again(tmp_path, make_plan):
         assert file["documents/name"].asstr()[1] == "doc1.py"
         assert file["sequences/first_row"][()].tolist() == [0, 3, 3, 8]
         assert file["sequences/n_rows"][()].tolist() == [3, 0, 5, 1]
+        assert file["positions/id"].dtype == np.int32
+        assert file["positions/selected"].dtype == np.bool_
+
+
+def test_writing_a_plan_takes_no_memory_for_its_positions(tmp_path, make_plan):
+    examples = make_plan([200_000] * 4)
+    examples.first_rows  # noqa: B018 - made once and kept, whether it is written or not
+    positions = sum(array.nbytes for array in (examples.ids, examples.special, examples.offsets, examples.selected))
+    tracemalloc.start()
+    try:
+        examples.write(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert positions == 800_000 * 14
+    assert peak < positions / 8
+    assert Examples.read(tmp_path, examples.digest()).digest() == examples.digest()
 
 
 def test_an_empty_plan_is_a_plan(tmp_path):
