@@ -20,7 +20,7 @@ class Epoch:
 
     Parameters
     ----------
-    counts : int64 [chunks]
+    counts : int32 [chunks]
         Wanted rows of each chunk.
     chunks_per_window : int
         Chunks mixed with each other, >= 1.
@@ -43,7 +43,7 @@ class Epoch:
 
     def __init__(
         self,
-        counts: NDArray[np.int64],
+        counts: NDArray[np.int32],
         chunks_per_window: int,
         seed: tuple[int, ...] | None,
         rank: int = 0,
@@ -54,13 +54,13 @@ class Epoch:
         self._rank, self._n_ranks = rank, n_ranks
         chunks = np.flatnonzero(counts).astype(np.int32)
         if seed is not None:
-            chunks = np.random.default_rng((*seed, 0)).permutation(chunks)
-        self.rank_rows = [int(counts[chunks[number::n_ranks]].sum()) for number in range(n_ranks)]
+            np.random.default_rng((*seed, 0)).shuffle(chunks)  # the order that `permutation` would give a copy
+        self.rank_rows = [int(counts[chunks[number::n_ranks]].sum(dtype=np.int64)) for number in range(n_ranks)]
         self._chunks = chunks[rank::n_ranks]
         self.chunks_per_window = chunks_per_window
         self.n_rows = self.rank_rows[rank]
         starts = np.arange(0, len(self._chunks), chunks_per_window)
-        in_window = np.add.reduceat(counts[self._chunks], starts) if len(starts) else counts[:0]
+        in_window = np.add.reduceat(counts[self._chunks], starts, dtype=np.int64) if len(starts) else starts
         self.ends = np.cumsum(in_window)
 
     def chunks(self, window: int) -> NDArray[np.int32]:

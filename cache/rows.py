@@ -114,6 +114,15 @@ class RowReader:
         shards, numbers = np.divmod(np.arange(self.n_chunks, dtype=np.int64), self._chunks_per_shard)
         return np.append(shards * self._rows_per_shard + numbers * self.chunk_rows, self.n_rows)
 
+    def rows_of_chunks(self) -> NDArray[np.int32]:
+        """Return the number of rows of each chunk: int32 [chunks]."""
+        counts = np.full(self.n_chunks, self.chunk_rows, np.int32)
+        counts[self._chunks_per_shard - 1 :: self._chunks_per_shard] -= (-self._rows_per_shard) % self.chunk_rows
+        if self.n_chunks:
+            first, end = self.chunk_bounds(self.n_chunks - 1)
+            counts[-1] = end - first
+        return counts
+
     def chunks_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the chunk of each row."""
         shards, rest = np.divmod(rows, self._rows_per_shard)

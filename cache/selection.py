@@ -15,7 +15,7 @@ from workbench.cache.schema import ROWS
 
 CHUNKS_AT_ONCE = 256
 
-Counts = NDArray[np.int64]
+Counts = NDArray[np.int32]
 
 
 class Selection:
@@ -35,7 +35,7 @@ class Selection:
 
     Attributes
     ----------
-    counts : int64 [chunks]
+    counts : int32 [chunks]
         Wanted rows of each chunk.
     n_rows : int
         Wanted rows.
@@ -53,16 +53,17 @@ class Selection:
     def __init__(self, reader: RowReader, rows: slice | ArrayLike | None, special: bool) -> None:
         self._reader = reader
         self._given = _given(rows, reader.n_rows)
-        firsts = reader.chunk_firsts()
-        in_chunk = np.diff(firsts)
-        self.counts = in_chunk if self._given is None else _counts(self._given, firsts)
+        self.counts = reader.rows_of_chunks()
+        in_chunk = self.counts
+        if self._given is not None:
+            self.counts = _counts(self._given, reader.chunk_firsts()).astype(np.int32)
         self._ordinary = False
         if not special:
             n_special = reader.special_counts()
             self._ordinary = int(n_special.sum(dtype=np.int64)) not in (0, reader.n_rows)
             if self._ordinary:
                 self._leave_out(in_chunk, n_special)
-        self.n_rows = int(self.counts.sum())
+        self.n_rows = int(self.counts.sum(dtype=np.int64))
         self.key = f"{_key(self._given)}{', ordinary' if self._ordinary else ''} of {reader.n_rows}"
 
     @property
@@ -92,7 +93,10 @@ class Selection:
 
     def _leave_out(self, in_chunk: Counts, n_special: NDArray[np.uint32]) -> None:
         """Count no special rows. Only where a chunk is wanted in part and special in part must its origins be read."""
-        chosen, ordinary = self.counts, in_chunk - n_special
+        if self._given is None:
+            self.counts -= n_special.astype(np.int32)
+            return
+        chosen, ordinary = self.counts, in_chunk - n_special.astype(np.int32)
         self.counts = np.minimum(chosen, ordinary)
         mixed = (chosen > 0) & (chosen < in_chunk) & (n_special > 0) & (ordinary > 0)
         todo = np.flatnonzero(mixed).tolist()
@@ -117,7 +121,7 @@ def _given(rows: slice | ArrayLike | None, n_rows: int) -> range | NDArray[Any] 
     return np.unique(row_numbers(rows, n_rows))
 
 
-def _counts(given: range | NDArray[Any], firsts: Counts) -> Counts:
+def _counts(given: range | NDArray[Any], firsts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many of the given rows lie in each chunk."""
     if isinstance(given, range):
         before = np.clip(-((given.start - firsts) // given.step), 0, len(given))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from workbench.cache import StoreError
 from workbench.cache.epoch import Cuts, Epoch
 
-counts = st.lists(st.integers(0, 9), max_size=30).map(lambda found: np.array(found, np.int64))
+counts = st.lists(st.integers(0, 9), max_size=30).map(lambda found: np.array(found, np.int32))
 
 
 @given(counts=counts, chunks_per_window=st.integers(1, 8), seed=st.integers(0, 99), n_ranks=st.integers(1, 5))
@@ -28,6 +28,18 @@ def test_every_chunk_with_rows_is_in_one_window_of_one_rank(counts, chunks_per_w
             n_before = end
         assert n_before == epoch.n_rows
     assert sorted(seen) == np.flatnonzero(counts).tolist()
+
+
+def test_chunks_come_in_the_order_that_is_documented():
+    counts = np.arange(40, dtype=np.int32) % 3
+    order = np.random.default_rng((7, 2, 0)).permutation(np.flatnonzero(counts).astype(np.int32))
+    epoch = Epoch(counts, 4, (7, 2))
+    assert [epoch.chunks(w).tolist() for w in range(7)] == [sorted(order[4 * w : 4 * w + 4]) for w in range(7)]
+
+
+def test_sums_of_rows_outgrow_32_bits():
+    epoch = Epoch(np.full(3, 2**30, np.int32), 3, None)
+    assert (epoch.n_rows, epoch.ends.tolist()) == (3 * 2**30, [3 * 2**30])
 
 
 def test_ranks_and_windows_are_mixed_differently():

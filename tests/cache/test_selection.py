@@ -46,6 +46,7 @@ def test_any_choice_is_that_of_a_mask(store, rows, special):
         want &= ~SPECIAL
     found = Selection(store._reader, rows, special)
     firsts = store._reader.chunk_firsts()
+    assert store._reader.rows_of_chunks().tolist() == np.diff(firsts).tolist()
     assert found.counts.tolist() == [want[a:b].sum() for a, b in pairwise(firsts)]
     assert (found.n_rows, found.every) == (want.sum(), want.all())
     numbers = [
