@@ -41,6 +41,11 @@ def open_store(folder: str | Path) -> Store:
     StoreError
         If there is no store, a newer version wrote it, or the manifest is damaged.
     """
+    if "://" in str(folder):
+        raise StoreError(
+            f"{folder} is an address: a store is opened as a folder, so mount that or copy it; single shards are read "
+            "through fsspec (docs/store.md, Ten terabytes)"
+        )
     return Store(Path(folder))
 
 

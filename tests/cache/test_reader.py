@@ -165,3 +165,9 @@ assert not {name.split(".")[0] for name in sys.modules} & {"pandas", "sklearn", 
 def test_writing_reading_and_verifying_need_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "acts")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/acts", "memory://acts"])
+def test_an_address_of_an_object_store_is_no_folder(address):
+    with pytest.raises(StoreError, match=f"{address} is an address: a store is opened as a folder"):
+        open_store(address)
