@@ -125,16 +125,21 @@ class Draft:
             self.file.close()
 
     def write(self, path: Path, values: Mapping[str, NDArray[Any]]) -> None:
-        """Write the whole file: what HDF5 has to say, and the values of every dataset that lies in one piece."""
+        """Write the whole file from its start to its end: what HDF5 has to say, and all that lies in one piece."""
         self.close()
+        at = 0
         with path.open("wb") as file:
-            file.truncate(self.sketch.size)
-            for place, data in self.sketch.written:
-                file.seek(place)
-                file.write(data)
-            for name, place in self.places.items():
-                file.seek(place)
-                file.write(raw(np.ascontiguousarray(values[name])))
+            for place, name in sorted((place, name) for name, place in self.places.items()):
+                file.write(self._said(at, place))
+                at = place + file.write(raw(np.ascontiguousarray(values[name])))
+            file.write(self._said(at, self.sketch.size))
+
+    def _said(self, start: int, end: int) -> bytearray:
+        """Return HDF5's own bytes in a stretch of the file."""
+        said = bytearray(end - start)
+        self.sketch.seek(start)
+        self.sketch.readinto(said)
+        return said
 
     def _create(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], properties: Any) -> Any:
         kind = h5py.h5t.py_create(dtype, logical=True)
