@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -167,25 +168,33 @@ def index(scale: Scale) -> None:
         values = found[last : last + 10]
         print(f"  opened in {1e3 * (opened - start):.1f} ms, 10 rows in {1e3 * (time.perf_counter() - opened):.1f} ms")
     assert values.tobytes() == open_store(scale.folder).read_stored(HOOK_POINT, slice(0, 10))[HOOK_POINT].tobytes()
-    for again in (False, True):
-        apart(read_every_shard, scale, again)
+    small = scale.folder.parent / "small"
+    with StoreWriter(small, {HOOK_POINT: scale.spec}, plan_of(1), {}, rows_per_shard=1) as writer:
+        writer.append({HOOK_POINT: np.zeros((1, scale.width), np.float32)})
+    part = Manifest.read(small)
+    names = [f"{i:06d}.h5" for i in range(2 * USUAL_OPEN_FILES)]
+    for name in names[1:]:
+        shutil.copyfile(small / "shards" / names[0], small / "shards" / name)
+    shards = tuple(replace(part.shards[0], name=name, first_row=i) for i, name in enumerate(names))
+    write_index(small, replace(part, n_rows=len(names), shards=shards))
+    for at_once in (len(names), USUAL_OPEN_FILES // 2):
+        apart(read_every_shard, small / "index.h5", len(names), at_once)
 
 
-def read_every_shard(scale: Scale, again: bool) -> None:
-    """Read a row of each shard through the index until one is missing, with as many open files as most may have."""
-    _, shard_rows, n_shards = scale.cut
+def read_every_shard(index: Path, n_shards: int, at_once: int) -> None:
+    """Read a row of each shard through an index that is opened anew every so many, with as many files as usual."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (USUAL_OPEN_FILES, USUAL_OPEN_FILES))
-    n, file = 0, h5py.File(scale.folder / "index.h5")
-    found = file["rows"]
-    for n in range(n_shards):
-        if again and n % 512 == 0:
-            file.close()
-            file = h5py.File(scale.folder / "index.h5")
-            found = file["rows"]
-        if found[n * shard_rows]["document"] == -1:
-            print(f"  {USUAL_OPEN_FILES} open files: shard {n} of {n_shards} reads as missing, without an error")
-            return
-    print(f"  {USUAL_OPEN_FILES} open files, opened anew every 512 shards: all {n_shards} shards are read")
+    print(
+        f"  {USUAL_OPEN_FILES} open files allowed, the index opened anew every {at_once} of {n_shards} shards:", end=" "
+    )
+    for first in range(0, n_shards, at_once):
+        with h5py.File(index) as file:
+            rows = file["rows"]
+            for row in range(first, first + at_once):
+                if rows[row]["document"] == -1:
+                    print(f"shard {row} reads as missing, without an error", flush=True)
+                    return
+    print("all are read", flush=True)
 
 
 def loading(scale: Scale) -> None:
@@ -219,12 +228,15 @@ def verify(scale: Scale) -> None:
     """Verify eight shards that are in the page cache: what the processor allows."""
     whole = Manifest.read(scale.folder)
     shards = whole.shards[: min(8, len(whole.shards))]
-    replace(whole, n_rows=shards[-1].end_row, shards=shards).write(scale.folder)
+    part = replace(whole, n_rows=shards[-1].end_row, shards=shards)
+    part.write(scale.folder)
+    write_index(scale.folder, part)
     store = open_store(scale.folder)
     start = time.perf_counter()
     assert store.verify() == []
     rate = store.n_bytes / (time.perf_counter() - start)
     whole.write(scale.folder)
+    write_index(scale.folder, whole)
     total = sum(shard.n_bytes for shard in whole.shards)
     print(f"verify: {rate / 1e9:.2f} GB/s from the page cache, {total / rate / 3600:.1f} h for {total / 1e12:.2f} TB")
 
@@ -235,6 +247,12 @@ class Counting:
     def __init__(self, file: Any) -> None:
         self._file, self.n, self.n_bytes = file, 0, 0
         self.seek, self.tell = file.seek, file.tell
+
+    def read(self, n: int = -1) -> bytes:
+        """Read, and count; h5py asks for both kinds."""
+        data = bytes(self._file.read(n))
+        self.n, self.n_bytes = self.n + 1, self.n_bytes + len(data)
+        return data
 
     def readinto(self, buffer: Any) -> int:
         """Read, and count."""
@@ -259,7 +277,8 @@ def objects(scale: Scale) -> None:
             print(f"  a chunk in {counting.n - before} more")
             start = found.id.get_offset()
             n_before = counting.n_bytes
-            assert file[f"checksums/{HOOK_POINT}"][()].shape and file["special/counts"][()].shape
+            for name in (f"checksums/{HOOK_POINT}", "checksums/rows", "special/counts"):
+                assert len(file[name][()])
             print(f"  checksums and counts of special tokens: {counting.n_bytes - n_before:,} bytes")
     assert files.cat_file(shard, start, start + want.nbytes) == want.tobytes()
     try:
@@ -318,13 +337,14 @@ def main() -> None:
         scale = Scale(Path(folder) / "acts", asked.rows, asked.width, asked.dtype)
         chunk_rows, shard_rows, n_shards = scale.cut
         seconds = scale.make()
+        write_index(scale.folder, Manifest.read(scale.folder))
         n_bytes = Manifest.read(scale.folder).shards[0].n_bytes
         print(f"{asked.rows:,} rows of {asked.width} {asked.dtype}: {asked.rows * scale.spec.row_bytes / 1e12:.2f} TB")
         print(f"{n_shards:,} shards of {shard_rows:,} rows and {n_bytes:,} bytes, chunks of {chunk_rows} rows")
         print(f"one was made, written and synced in {seconds:.1f} s")
         for part in asked.parts or PARTS:
             PARTS[part](scale)
-    print(f"\n{machine()}; Python {h5py.version.python_version if hasattr(h5py.version, 'python_version') else ''}")
+    print(f"\n{machine()}; numpy {np.__version__}, h5py {h5py.__version__}, HDF5 {h5py.version.hdf5_version}")
 
 
 if __name__ == "__main__":

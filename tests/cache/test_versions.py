@@ -81,7 +81,7 @@ def test_the_pages_examples_run(tmp_path, monkeypatch, specs, examples, arrays, 
     monkeypatch.chdir(tmp_path)
     write_store(Path("acts"), arrays, examples)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(compile(block, "docs/store.md", "exec"), {})  # noqa: S102 - our own page
     assert open_store("mine").finished
