@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
-from measuring import in_turns, machine
+from measuring import Others, in_turns, machine
 from topk_sae_data import KINDS, Size, make
 from topk_sae_ways import OURS, WAYS, floor
 
@@ -85,9 +85,11 @@ def compare(size: Size, kind: str, parts: list[str], names: list[str], repeats: 
             timed = {"floor": product, **{name: getattr(way, part) for name, way in ways.items()}}
             for run in timed.values():
                 run()  # warm: compiled, allocated
+            others = Others()
             seconds = in_turns(timed, repeats, fewer=fewer)
         del ways, timed
-        print(f"  {part}; loss {first:.6g} in all; floor {1e3 * seconds['floor']:.0f} ms")
+        told = f"floor {1e3 * seconds['floor']:.0f} ms; other processes took {others.share():.0%} of the cores"
+        print(f"  {part}; loss {first:.6g} in all; {told}")
         for name in names:
             found = seconds[name]
             ratios = f"{found / seconds['floor']:7.2f} x floor {found / seconds[names[0]]:7.2f} x {names[0]}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.kernels.training import FactoredAdam, LatentMatrix
 
-FEATURES = 4096
+FEATURES, ACTIVE = 4096, 24
 TRAINING_STEPS = 100
 
 
@@ -68,16 +68,39 @@ def make(kind: str, size: Size) -> Task:
     return Task(x, W, b_enc, W.clone(), b_dec)
 
 
+class SparseSums:
+    """Rows that are sparse sums of unit features, a common mean and a little noise, as a dictionary is trained for.
+
+    Parameters
+    ----------
+    width : int
+        Of a row.
+    """
+
+    def __init__(self, width: int) -> None:
+        numbers = torch.Generator().manual_seed(2)
+        self.features = torch.nn.functional.normalize(torch.randn(FEATURES, width, generator=numbers), dim=1)
+        self.mean = 0.5 * torch.randn(width, generator=numbers)
+
+    def draw(self, rows: int, numbers: torch.Generator) -> Tensor:
+        """Return rows [rows, width]; some `ACTIVE` features are active on each."""
+        active = torch.rand(rows, FEATURES, generator=numbers) < ACTIVE / FEATURES
+        latents = active.nonzero()[:, 1]
+        strengths = 0.5 + torch.randn(len(latents), generator=numbers).abs()
+        firsts = active.sum(1).cumsum(0) - active.sum(1)
+        sums = torch.nn.functional.embedding_bag(
+            latents, self.features, firsts, mode="sum", per_sample_weights=strengths
+        )
+        noise = 0.05 * torch.randn(rows, self.features.shape[1], generator=numbers)
+        return sums + noise + self.mean
+
+
 def trained(size: Size, numbers: torch.Generator, W: Tensor) -> Task:
-    """Sparse sums of features with a shared mean, and weights trained on them."""
-    features = torch.randn(FEATURES, size.width, generator=numbers)
-    features /= features.norm(dim=1, keepdim=True)
-    mean = 0.5 * torch.randn(size.width, generator=numbers)
+    """Sparse sums of features, and weights trained on them."""
+    sums = SparseSums(size.width)
 
     def batch() -> Tensor:
-        active = torch.rand(size.rows, FEATURES, generator=numbers) < 24 / FEATURES
-        strengths = active * (0.5 + torch.randn(size.rows, FEATURES, generator=numbers).abs())
-        return strengths @ features + 0.05 * torch.randn(size.rows, size.width, generator=numbers) + mean
+        return sums.draw(size.rows, numbers)
 
     b_dec = batch().mean(0).requires_grad_()
     encoder, decoder = LatentMatrix(W, torch.zeros(len(W))), LatentMatrix(W.clone(), unit_rows=True)
