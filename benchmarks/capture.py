@@ -5,8 +5,9 @@
 `gpt2` is a checkpoint of GPT-2 small's size with random weights, made here; `pycode` the zoo's. Three hook points at
 once. A capture is measured whole: from an empty folder to a finished store on the disk, its batches made, its rows
 rounded, checked, written and synced; planning and labels are timed apart. The passes it is held against run the same
-batches, made before, and keep nothing: once as far as the last hook point, once to the logits. `memory` captures for
-longer and shows the process's size on the way. Needs 3 GB on the disk.
+batches, made before, and keep nothing: once as far as the last hook point, once to the logits. On a busy machine these
+times say little: what each step uses of the processors is told too. `memory` captures for longer and shows the
+process's size on the way. Needs 3 GB on the disk.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from functools import partial
 from pathlib import Path
 
 import capture_peer
+import capture_steps
 import torch
-from measuring import all_turns, machine
+from measuring import Others, all_turns, machine
 
 from workbench.cache import StoreWriter, open_store
 from workbench.capture_passes import forward, make_batch
@@ -185,7 +187,9 @@ def overhead(case: Case, folder: Path, rounds: int) -> None:
         shutil.rmtree(out, ignore_errors=True)
         os.sync()
 
+    others = Others()
     seconds = all_turns(ways, rounds, before=before)
+    print(f"  other processes took {others.share():.0%} of the cores")
     for name, found in seconds.items():
         beside = {
             other: [mine / its for mine, its in zip(found, seconds[other], strict=True)] for other in (STOP, FULL)
@@ -193,6 +197,10 @@ def overhead(case: Case, folder: Path, rounds: int) -> None:
         told = "; ".join(f"{statistics.median(ratios):.3f} x {other}" for other, ratios in beside.items())
         print(f"  {name:<32} {case.n_rows / statistics.median(found):8,.0f} tokens/s  {told}")
     print("  (medians of the ratios of each round)")
+    for dtype in dtypes:
+        before("steps")
+        print(f"  captured as {dtype}, once more, by steps")
+        capture_steps.run(case.subject, ways[f"captured as {dtype}"])
 
 
 def whole_command(case: Case, folder: Path) -> None:

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 import h5py
 import numpy as np
-from measuring import in_turns, machine, print_rates
+from measuring import Others, in_turns, machine, print_rates
 from numpy.typing import NDArray
 from store_data import BLOCK_ROWS, CONTEXT, HOOK_POINT, DataSet
 
@@ -202,9 +202,11 @@ def run(data: DataSet, repeats: int) -> None:
         plan(part(data, n))
         timed = {name: partial(way, folder, data, n) for name, way in WAYS.items() if n == 1 or name != SAELENS}
         fewer = {name: turns for name, turns in SLOW.items() if name in timed}
+        others = Others()
         seconds = in_turns(timed, repeats, fewer=fewer, before=before)
         what = "one hook point" if n == 1 else f"{n} hook points at once, a third of the rows each"
         print_rates(f"writing, {what}", seconds, n * part(data, n).n_bytes, floor=FLOOR, peers={OURS: H5PY})
+        print(f"  other processes took {others.share():.0%} of the cores")
         if SAELENS in seconds:
             print(f"  {OURS} is {seconds[SAELENS] / seconds[OURS]:.2f} times as fast as {SAELENS}")
     shutil.rmtree(folder, ignore_errors=True)
