@@ -178,6 +178,29 @@ def test_a_perfect_dictionary_changes_nothing(subject):
     assert not torch.allclose(subject.intervene(batch, {HOOK: make().edit()}), spliced, atol=1e-3)
 
 
+def test_a_transcoder_writes_from_what_it_has_read(subject):
+    """And several hook points are read side by side; what is read stays as it is."""
+    read, written = ("blocks.0.hook_resid_pre", "blocks.0.hook_attn_out"), "blocks.1.hook_mlp_out"
+    batch = subject.batch([[0, 3, 4, 5], [0, 7]])
+    ordinary = batch.mask & ~batch.special
+    W = torch.randn(20, 2 * WIDTH, generator=torch.Generator().manual_seed(3))
+    dictionary = make(W_enc=W, b_pre=torch.zeros(2 * WIDTH), hook_in=" + ".join(read), hook_out=written)
+    seen = subject.run(batch, capture=[*read, written]).captured
+    for special, chosen in ((False, ordinary), (True, batch.mask)):
+        edits = dictionary.edits(special=special)
+        after = subject.run(batch, capture=[*read, written], edits=edits).captured
+        x = torch.cat([seen[name][chosen] for name in read], dim=1)
+        torch.testing.assert_close(after[written][chosen], dictionary.reconstruct(x))
+        assert torch.equal(after[written][~chosen], seen[written][~chosen])
+        assert all(torch.equal(after[name], seen[name]) for name in read)
+        again = subject.batch([[0, 9, 9]])  # the same edits, another batch: nothing is kept from before
+        rows = torch.cat([subject.run(again, capture=[name]).captured[name] for name in read], dim=2)[0, 1:]
+        got = subject.run(again, capture=[written], edits=edits).captured[written][0, 1:]
+        torch.testing.assert_close(got, dictionary.reconstruct(rows))
+    same = make().edits()
+    torch.testing.assert_close(subject.intervene(batch, same), subject.intervene(batch, {HOOK: make().edit()}))
+
+
 def test_gradients_flow_through_the_reconstruction(subject):
     batch = subject.batch([[0, 3, 4, 5]])
     source = "blocks.0.hook_resid_mid"
@@ -212,6 +235,16 @@ def test_another_subject_is_refused_unless_asked_for(subject, caplog):
 BAD_INPUT = [
     pytest.param(lambda s: load_dictionary("nowhere"), "the folder does not exist", id="no folder"),
     pytest.param(lambda s: load_dictionary("saelens:release"), "write saelens:RELEASE/ID", id="no id"),
+    pytest.param(
+        lambda s: s.intervene(s.batch([[3, 4]]), make(hook_out="blocks.0.hook_attn_out").edits()),
+        f"reads {HOOK}, which the subject reaches only after blocks.0.hook_attn_out",
+        id="read after it is written",
+    ),
+    pytest.param(
+        lambda s: make(hook_in=f"{HOOK} + blocks.0.hook_attn_out", hook_out=f"{HOOK} + blocks.0.hook_attn_out").edits(),
+        "no moment at which all of that could be put in place",
+        id="edits of a crosscoder",
+    ),
     pytest.param(lambda s: make(k=0), "k=0 must be between 1 and 20", id="k"),
     pytest.param(lambda s: make(b_enc=torch.zeros(3)), "b_enc is (3,), must be (20,)", id="shape"),
     pytest.param(lambda s: make(activation="gated"), "activation 'gated'", id="activation"),

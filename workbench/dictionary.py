@@ -255,6 +255,30 @@ class Dictionary:
 
         return reconstruction_of(self, special=special)
 
+    def edits(self, *, special: bool = False) -> dict[str, Edit]:
+        """Return edits that put the reconstruction in place, for transcoders too.
+
+        Parameters
+        ----------
+        special : bool
+            As in `edit`.
+
+        Returns
+        -------
+        dict of str to function
+            For ``subject.run(batch, edits=dictionary.edits())``. A transcoder's hook points that are read are left as
+            they are, and remembered until the forward pass comes to the one that is written.
+
+        Raises
+        ------
+        UserError
+            For a dictionary that reconstructs several hook points (a crosscoder); when used, if a hook point that is
+            read comes after the one that is written.
+        """
+        from workbench.splice import edits_of
+
+        return edits_of(self, special=special)
+
     def check_subject(self, subject: Subject, *, other: bool = False) -> None:
         """Refuse a subject that this dictionary was not trained on.
 

@@ -98,6 +98,58 @@ def reconstruction_of(dictionary: Dictionary, *, special: bool = False) -> Edit:
     return splice
 
 
+def edits_of(dictionary: Dictionary, *, special: bool = False) -> dict[str, Edit]:
+    """Return edits that put a reconstruction where it belongs, wherever it is read; see `Dictionary.edits`."""
+    if dictionary.hook_in == dictionary.hook_out and len(dictionary.hooks_in) == 1:
+        return {dictionary.hook_out: reconstruction_of(dictionary, special=special)}
+    if len(dictionary.hooks_out) > 1:
+        raise UserError(
+            f"dictionary {dictionary.address} reconstructs {dictionary.hook_out} at once: in one forward pass there is "
+            "no moment at which all of that could be put in place"
+        )
+    read: dict[str, tuple[Batch, Tensor]] = {}
+
+    def chosen(at: At) -> Tensor:
+        return at.batch.mask if special else at.batch.mask & ~at.batch.special
+
+    def remember(activation: Tensor, at: At) -> Tensor:
+        read[at.hook_point.name] = at.batch, activation.flatten(2)[chosen(at)]
+        return activation
+
+    def put(activation: Tensor, at: At) -> Tensor:
+        flat = activation.flatten(2)
+        for hook in dictionary.hooks_in:
+            if hook not in read or read[hook][0] is not at.batch:
+                raise UserError(
+                    f"dictionary {dictionary.address} reads {hook}, which the subject reaches only after "
+                    f"{at.hook_point.name}, where the reconstruction is to be put"
+                )
+        if flat.shape[2] != len(dictionary.b_dec):
+            raise UserError(
+                f"dictionary {dictionary.address} reconstructs {len(dictionary.b_dec)} numbers, but "
+                f"{at.hook_point.name} has {flat.shape[2]}"
+            )
+        x = dictionary.rows_in({hook: rows.to(flat.device) for hook, (_, rows) in read.items()})
+        spliced = flat.clone()
+        spliced[chosen(at)] = dictionary.to(flat.device).reconstruct(x).to(flat.dtype)
+        read.clear()
+        return spliced.view_as(activation)
+
+    return {**dict.fromkeys(dictionary.hooks_in, remember), dictionary.hook_out: put}
+
+
+def reached(subject: Subject, batch: Batch, names: Sequence[str]) -> list[str]:
+    """Return hook points in the order in which a forward pass reaches them."""
+    order: list[str] = []
+
+    def note(activation: Tensor, at: At) -> Tensor:
+        order.append(at.hook_point.name)
+        return activation
+
+    subject.run(batch, edits=dict.fromkeys(names, note))
+    return order
+
+
 def image_path(store: Store, sequence: int) -> Path:
     """Return where an image of a store was when it was captured: paths count from the dataset's folder."""
     return Path(recorded_dataset(store).folder, store.examples.paths[sequence])

@@ -118,7 +118,17 @@ class PagesConfig:
 class SaeConfig:
     """A sparse autoencoder."""
 
-    hook_point: Annotated[str | None, Option("hook point; may be left out where the store has one only")] = None
+    hook_point: Annotated[
+        str | tuple[str, ...] | None,
+        Option(
+            "hook point that is read; may be left out where the store has one only; several are read side by side, and "
+            "reconstructed together: a crosscoder"
+        ),
+    ] = None
+    hook_out: Annotated[
+        str | tuple[str, ...] | None,
+        Option("hook point that is reconstructed, where it is not the one that is read: a transcoder"),
+    ] = None
     architecture: Annotated[
         Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard"],
         Option(
@@ -156,7 +166,7 @@ class Sae(Plugin):
 
     name = "sae"
     help = "train a sparse autoencoder: which sparse directions make up a hook point's activations?"
-    version = "2"
+    version = "3"
     Config = SaeConfig
     needs = Needs(store=True, subject=True)
     default_capture = CaptureDefault(

@@ -70,6 +70,17 @@ def density_histogram(density: NDArray[np.float64], n_rows: int) -> Figure:
     return figure
 
 
+def share_histogram(largest: dict[str, NDArray[np.float64]], kind: str, n_parts: int) -> Figure:
+    """Draw each latent's largest share of one part, for the dictionary and the random one."""
+    bins = np.linspace(1 / n_parts, 1, 40).tolist()
+    figure, (axes,) = new_figure()
+    axes.hist(largest["dictionary"], bins=bins, label="dictionary")
+    axes.hist(largest["random"], bins=bins, histtype="step", linewidth=1.4, label="random dictionary")
+    axes.set(xlabel=f"largest share of a latent's decoder row in one {kind}", ylabel="latents")
+    axes.legend()
+    return figure
+
+
 def cosine_histogram(trained: NDArray[np.float64], random: NDArray[np.float64]) -> Figure:
     """Draw each latent's largest cosine with another latent's decoder direction, trained and random."""
     lo = float(min(trained.min(), random.min()))

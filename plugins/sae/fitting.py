@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ from workbench.cache import Store
 from workbench.context import Context
 from workbench.dictionary import Dictionary
 from workbench.plugins.sae.architectures import ARCHITECTURES
-from workbench.plugins.sae.settings import Settings, choose_hook_point, choose_settings
+from workbench.plugins.sae.settings import Settings, choose_hook_points, choose_settings
 from workbench.plugins.sae.sites import Batch, Site, measured
 from workbench.plugins.sae.split import Split
 from workbench.plugins.sae.trainer import Trainer
@@ -34,13 +32,15 @@ def first_rows(context: Context, hook_points: list[str], mask: NDArray[np.bool_]
 def fit(context: Context, split: Split) -> Trainer:
     """Train, from the last checkpoint if there is one."""
     store, log = context.store, context.log
-    hook_point = choose_hook_point(store, context.config.hook_point)
-    settings = choose_settings(context.config, prod(store.hook_points[hook_point].shape), int(split.train.sum()))
-    log.info("%s: %d training rows, %d held out: %s", hook_point, split.train.sum(), split.held_out.sum(), split.how)
+    reads, writes = choose_hook_points(store, context.config)
+    sample = first_rows(context, [*dict.fromkeys((*reads, *writes))], split.train)
+    places = {name: measured(name, rows) for name, rows in sample.items()}
+    site = Site(tuple(places[name] for name in reads), tuple(places[name] for name in writes))
+    widths = [sum(place.width for place in site.reads), *(place.width for place in site.writes)]
+    settings = choose_settings(context.config, widths[0], int(split.train.sum()), tuple(widths[1:]))
+    log.info("%s: %d training rows, %d held out: %s", site.name, split.train.sum(), split.held_out.sum(), split.how)
     log.info("settings: %s", settings.to_json())
-    sample = first_rows(context, [hook_point], split.train)
-    place = measured(hook_point, sample[hook_point])
-    trainer = make_trainer(context, Site((place,), (place,)), settings, sample, split)
+    trainer = make_trainer(context, site, settings, sample, split)
     training = Training([trainer], context.work / "checkpoint.safetensors")
     if training.load():
         log.info("continuing after %d of %d rows", training.rows_done, settings.rows)
@@ -64,7 +64,7 @@ def make_trainer(context: Context, site: Site, settings: Settings, sample: Batch
     """Return a trainer before its first step."""
     x, y = site.take(sample, context.torch_device)
     variance = float((y - y.mean(0)).pow(2).mean())
-    weights = start(x, settings, context.torch_rng("start"))
+    weights = start(x, y, settings, context.torch_rng("start"))
     weights.extra = ARCHITECTURES[settings.architecture].extra(x, weights, settings)
     validation = first_rows(context, site.hook_points, split.held_out, VALIDATION_ROWS)
     return Trainer(settings, weights, site, variance, validation, context.torch_rng)

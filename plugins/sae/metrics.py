@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +23,10 @@ class Sums:
 
     Attributes
     ----------
-    squared_error, cosine, active : float64 array [documents]
-        Of squared distances, cosines between row and reconstruction, and numbers of active latents.
+    squared_error : float64 array [documents, hook points]
+        Of squared distances, at each hook point that is reconstructed.
+    cosine, active : float64 array [documents]
+        Of cosines between row and reconstruction, and numbers of active latents.
     """
 
     squared_error: NDArray[np.float64]
@@ -62,8 +64,8 @@ class Reconstruction:
     ----------
     n_rows : float64 array [documents]
         Rows of each document.
-    variation : float64 array [documents]
-        Summed squared distance of the rows from the mean of all of them.
+    variation : float64 array [documents, hook points]
+        Summed squared distance of the rows from the mean of all of them, at each hook point that is reconstructed.
     ways : dict of str to Sums
         By name of the dictionary; ``mean`` is the training mean in place of every row.
     codes : Codes
@@ -111,9 +113,10 @@ def reconstruct(
     place = np.zeros(store.n_rows, np.int64)
     place[rows] = of_row
     n = len(documents)
-    total, squares = np.zeros((n, width)), np.zeros(n)
+    widths = [int(np.prod(store.hook_points[name].shape)) for name in reader.hooks_out]
+    total, squares = np.zeros((n, width)), np.zeros((n, len(widths)))
     n_rows = np.bincount(of_row, minlength=n).astype(np.float64)
-    ways = {name: Sums(np.zeros(n), np.zeros(n), np.zeros(n)) for name in (*dictionaries, "mean")}
+    ways = {name: Sums(np.zeros((n, len(widths))), np.zeros(n), np.zeros(n)) for name in (*dictionaries, "mean")}
     kept: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
     for numbers, batch in store.sequential(names, batch_rows=BATCH_ROWS, special=False, rows=rows):
         assert isinstance(batch, dict)
@@ -121,15 +124,19 @@ def reconstruct(
         x, y = (side(batch).to(device, torch.float32) for side in (reader.rows_in, reader.rows_out))
         at = place[where]
         np.add.at(total, at, y.double().cpu().numpy())
-        add(squares, at, y.double().pow(2).sum(1))
+        add_parts(squares, at, y, widths)
         for name, dictionary in dictionaries.items():
             values, indices = dictionary.encode(x)
-            note(ways[name], at, y, dictionary.decode(values, indices, x).float(), (values > 0).sum(1))
+            note(ways[name], at, y, dictionary.decode(values, indices, x).float(), (values > 0).sum(1), widths)
             if name == first:
                 kept.append((where, values.float().cpu(), indices.cpu()))
-        note(ways["mean"], at, y, mean.expand_as(y), torch.zeros(len(y)))
+        note(ways["mean"], at, y, mean.expand_as(y), torch.zeros(len(y)), widths)
     centre = total.sum(0) / n_rows.sum()
-    variation = squares - 2 * total @ centre + n_rows * (centre @ centre)
+    apart = np.split(np.arange(width), np.cumsum(widths)[:-1])
+    variation = squares.copy()
+    for number, part in enumerate(apart):
+        mid = centre[part]
+        variation[:, number] += n_rows * (mid @ mid) - 2 * total[:, part] @ mid
     widest = max(values.shape[1] for _, values, _ in kept)
     looked_at = np.concatenate([where for where, _, _ in kept])
     codes = Codes(
@@ -141,9 +148,11 @@ def reconstruct(
     return Reconstruction(n_rows, variation, ways, codes, width)
 
 
-def note(sums: Sums, at: NDArray[np.int64], x: Tensor, reconstruction: Tensor, active: Tensor) -> None:
+def note(
+    sums: Sums, at: NDArray[np.int64], x: Tensor, reconstruction: Tensor, active: Tensor, widths: Sequence[int]
+) -> None:
     """Add a batch to the sums; `at` [rows] is the place of each row's document."""
-    add(sums.squared_error, at, (x - reconstruction).double().pow(2).sum(1))
+    add_parts(sums.squared_error, at, x - reconstruction, widths)
     add(sums.cosine, at, torch.nn.functional.cosine_similarity(x, reconstruction, dim=1))
     add(sums.active, at, active)
 
@@ -151,6 +160,13 @@ def note(sums: Sums, at: NDArray[np.int64], x: Tensor, reconstruction: Tensor, a
 def add(sums: NDArray[np.float64], at: NDArray[np.int64], values: Tensor) -> None:
     """Add one value per row to the sums of the rows' documents."""
     sums += np.bincount(at, weights=values.double().cpu().numpy(), minlength=len(sums))
+
+
+def add_parts(sums: NDArray[np.float64], at: NDArray[np.int64], values: Tensor, widths: Sequence[int]) -> None:
+    """Add the squares of values [rows, width], each hook point's by itself, to the sums [documents, hook points]."""
+    squares = values.double().pow(2)
+    for number, part in enumerate(torch.split(squares, list(widths), dim=1)):
+        add(sums[:, number], at, part.sum(1))
 
 
 @dataclass(frozen=True)
@@ -184,10 +200,15 @@ def reconstruction_metrics(found: Reconstruction, resamples: Resamples) -> dict[
     """Return explained variance, mean squared error, cosine and L0 of each way, with intervals over documents."""
     return {
         name: {
-            "explained_variance": resamples.ratio(sums.squared_error, found.variation, offset=1, factor=-1),
-            "mse": resamples.ratio(sums.squared_error, found.n_rows * found.width),
+            "explained_variance": explained(resamples, sums.squared_error.sum(1), found.variation.sum(1)),
+            "mse": resamples.ratio(sums.squared_error.sum(1), found.n_rows * found.width),
             "cosine": resamples.ratio(sums.cosine, found.n_rows),
             "l0": resamples.ratio(sums.active, found.n_rows),
         }
         for name, sums in found.ways.items()
     }
+
+
+def explained(resamples: Resamples, error: NDArray[np.float64], variation: NDArray[np.float64]) -> Interval:
+    """Return the share of the variation [documents] that is left without the squared error [documents]."""
+    return resamples.ratio(error, variation, offset=1, factor=-1)

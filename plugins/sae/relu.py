@@ -13,13 +13,24 @@ from workbench.plugins.sae.settings import Settings
 from workbench.plugins.sae.weights import Weights
 
 
-def l1_penalty(values: Tensor, settings: Settings, moment: Moment) -> Tensor:
+def l1_penalty(values: Tensor, weights: Weights, settings: Settings, moment: Moment) -> Tensor:
     """Return the L1 penalty of activations [rows, latents], to be added to the error as a share of the variance.
 
-    `sparsity` weighs it against the summed squared error on rows of norm 1; the rows here have norm sqrt(width).
+    `sparsity` weighs it against the summed squared error on rows at a distance of 1 from their mean (root mean square).
     """
-    penalty: Tensor = moment.sparsity * values.sum(1).mean() / (settings.width**0.5 * moment.variance)
+    if len(settings.parts) > 1:
+        values = values * summed_lengths(weights.W_dec, settings.parts)
+    penalty: Tensor = moment.sparsity * values.sum(1).mean() / (settings.width_out * moment.variance) ** 0.5
     return penalty
+
+
+def summed_lengths(W_dec: Tensor, parts: tuple[int, ...]) -> Tensor:
+    """Return the lengths of each latent's decoder rows, summed over hook points of given widths, [latents].
+
+    What a crosscoder's activations are weighed by in the penalty (Lindsey et al. 2024): a latent that writes to many
+    hook points costs more than one of the same length that writes to one.
+    """
+    return torch.stack([part.norm(dim=1) for part in torch.split(W_dec, list(parts), dim=1)]).sum(0)
 
 
 class Standard(Architecture):
@@ -32,7 +43,7 @@ class Standard(Architecture):
     def penalty(self, codes: Codes, y: Tensor, weights: Weights, settings: Settings, moment: Moment) -> Tensor:
         """See `Architecture.penalty`."""
         assert isinstance(codes, DenseCodes)
-        return l1_penalty(codes.values, settings, moment)
+        return l1_penalty(codes.values, weights, settings, moment)
 
     def inference(self, weights: Weights, settings: Settings, smallest: float) -> dict[str, Any]:
         """See `Architecture.inference`."""
@@ -84,7 +95,7 @@ class Gated(Architecture):
     def penalty(self, codes: Codes, y: Tensor, weights: Weights, settings: Settings, moment: Moment) -> Tensor:
         """See `Architecture.penalty`."""
         assert isinstance(codes, GatedCodes)
-        return l1_penalty(codes.gates, settings, moment)
+        return l1_penalty(codes.gates, weights, settings, moment)
 
     def inference(self, weights: Weights, settings: Settings, smallest: float) -> dict[str, Any]:
         """See `Architecture.inference`."""

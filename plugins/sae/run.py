@@ -21,6 +21,8 @@ from workbench.plugins.sae.fitting import as_dictionary, first_rows, fit
 from workbench.plugins.sae.latents import Around, choose_latents, make_pages
 from workbench.plugins.sae.metrics import Resamples, choose_sequences, reconstruct, reconstruction_metrics
 from workbench.plugins.sae.outcome import add_latents, add_quality, add_training
+from workbench.plugins.sae.parts import add_parts
+from workbench.plugins.sae.settings import named
 from workbench.plugins.sae.splicing import Spliced, splice, why_not
 from workbench.plugins.sae.split import Split, split_rows
 from workbench.report.latents import latents_section
@@ -40,21 +42,21 @@ def run(context: Context) -> Result:
     if context.has_dictionary:
         trainer, dictionary = None, context.dictionary().to(context.torch_device)
         check_dictionary(store, dictionary)
-        if config.hook_point not in (None, dictionary.hook_in):
-            raise UserError(
-                f"hook_point={config.hook_point}: dictionary {dictionary.address} reads {dictionary.hook_in}; leave "
-                "hook_point out"
-            )
+        for option, hook_points in (("hook_point", dictionary.hooks_in), ("hook_out", dictionary.hooks_out)):
+            if named(getattr(config, option)) not in ((), hook_points):
+                raise UserError(
+                    f"{option}={getattr(config, option)}: dictionary {dictionary.address} reads {dictionary.hook_in}, "
+                    f"reconstructs {dictionary.hook_out}; leave {option} out"
+                )
     else:
         trainer = fit(context, split)
         dictionary = as_dictionary(store, trainer)
 
     sample = first_rows(context, [*dict.fromkeys((*dictionary.hooks_in, *dictionary.hooks_out))], split.train)
-    x, y = (side(sample).to(context.torch_device) for side in (dictionary.rows_in, dictionary.rows_out))
-    mean = y.float().mean(0)
+    mean = dictionary.rows_out(sample).to(context.torch_device).float().mean(0)
     ways = {
         "dictionary": dictionary,
-        "random": random_dictionary(dictionary, x, y, context.torch_rng("random dictionary")),
+        "random": random_dictionary(dictionary, sample, context.torch_rng("random dictionary")),
     }
 
     log.info("measuring on held-out documents")
@@ -71,14 +73,16 @@ def run(context: Context) -> Result:
     around = Around(labels, correlation, cosine, neighbour)
     add_quality(result, quality, spliced, found, split)
     add_latents(result, active, around, trainer, dense_latents(found.codes, dictionary.n_latents, resamples))
+    add_parts(result, store, ways, found, resamples)
     add_features(context, result, split, ways)
     if trainer is not None:
         add_training(result, trainer, quality["random"]["explained_variance"].value)
     add_figures(result, active, cosine[:, 0], nearest_directions(ways["random"].W_dec, 1)[0][:, 0])
+    where = " -> ".join(dict.fromkeys((dictionary.hook_in, dictionary.hook_out)))
     result.add_weights(
         "dictionary",
         dictionary.tensors(),
-        description=f"{dictionary.activation} dictionary of {dictionary.hook_in}",
+        description=f"{dictionary.activation} dictionary of {where}",
         config=dictionary.config(),
     )
     if config.pages.latents and not context.has_subject:

@@ -19,7 +19,7 @@ STEPS_WANTED = 4096
 COUNTED = ("topk", "batchtopk", "matryoshka")  # architectures that are told how many latents are active
 L1 = ("standard", "gated")
 SPARSITY = {"quadratic": 1.0, "l0": 1e-3, "tanh": 1e-3}
-L1_SPARSITY = {"standard": 0.75, "gated": 1.5}  # over sqrt(k): the size of k features in a row of norm 1
+L1_SPARSITY = {"standard": 0.75, "gated": 1.5}  # over sqrt(k): k features of a row of length 1 are of that size
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class Settings:
     architecture : str
         See `SaeConfig`.
     width, latents, k : int
-        Of the dictionary.
+        Of the dictionary; the width is that of what is read.
+    parts : tuple of int
+        Widths of the hook points that are written.
     groups : tuple of int
         Where the nested dictionaries of a Matryoshka autoencoder end.
     epoch_rows, rows : int
@@ -45,6 +47,7 @@ class Settings:
 
     architecture: str
     width: int
+    parts: tuple[int, ...]
     latents: int
     k: int
     groups: tuple[int, ...]
@@ -69,6 +72,11 @@ class Settings:
     resample: int
     centre: str
     precision: str
+
+    @property
+    def width_out(self) -> int:
+        """Width of what is written."""
+        return sum(self.parts)
 
     @property
     def n_steps(self) -> int:
@@ -98,10 +106,10 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return {**asdict(self), "groups": list(self.groups)}
+        return {**asdict(self), "parts": list(self.parts), "groups": list(self.groups)}
 
 
-def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
+def choose_settings(config: SaeConfig, width: int, epoch_rows: int, parts: tuple[int, ...] | None = None) -> Settings:
     """Fill in what the configuration leaves to the data.
 
     Parameters
@@ -112,6 +120,8 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
         Of the hook point, trailing axes laid side by side.
     epoch_rows : int
         Rows of training documents, special tokens left out.
+    parts : tuple of int, optional
+        Widths of the hook points that are written, where they are not the one that is read.
 
     Raises
     ------
@@ -136,6 +146,7 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int) -> Settings:
     return Settings(
         architecture=architecture,
         width=width,
+        parts=parts or (width,),
         latents=latents,
         k=k,
         groups=ends_of_groups(config.matryoshka.groups, latents) if architecture == "matryoshka" else (),
@@ -201,15 +212,24 @@ def ends_of_groups(shares: tuple[float, ...], latents: int) -> tuple[int, ...]:
     return tuple(ends)
 
 
-def choose_hook_point(store: Store, wanted: str | None) -> str:
-    """Return the hook point to train on; without a name the store's only one."""
+def choose_hook_points(store: Store, config: SaeConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the hook points that are read, by default the store's only one, and those that are reconstructed."""
     names = list(store.hook_points)
-    if wanted is None:
-        if len(names) == 1:
-            return names[0]
+    if config.hook_point is None and len(names) > 1:
         raise UserError(
             f"{store.folder} has {len(names)} hook points: choose one with hook_point=…, of {', '.join(names)}"
         )
-    if wanted not in names:
-        raise UserError(f"{store.folder} has no hook point {wanted!r}; nearest: {nearest(wanted, names)}")
-    return wanted
+    reads = named(config.hook_point) or (names[0],)
+    writes = named(config.hook_out) or reads
+    for option, wanted in (("hook_point", reads), ("hook_out", writes)):
+        for name in wanted:
+            if name not in names:
+                raise UserError(f"{option}: {store.folder} has no hook point {name!r}; nearest: {nearest(name, names)}")
+        if len(set(wanted)) < len(wanted):
+            raise UserError(f"{option}={list(wanted)}: a hook point is named twice")
+    return reads, writes
+
+
+def named(hook_points: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return one name, several or none as a tuple."""
+    return (hook_points,) if isinstance(hook_points, str) else tuple(hook_points or ())

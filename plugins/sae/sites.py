@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.dictionary import Dictionary
+from workbench.dictionary import JOIN, Dictionary
 from workbench.errors import UserError
 from workbench.plugins.sae.weights import Weights
 
@@ -62,7 +62,7 @@ class Site:
     @property
     def name(self) -> str:
         """For messages and the report."""
-        read, written = (" + ".join(place.hook_point for place in places) for places in (self.reads, self.writes))
+        read, written = (JOIN.join(place.hook_point for place in places) for places in (self.reads, self.writes))
         return read if self.same else f"{read} -> {written}"
 
     def take(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -87,8 +87,10 @@ class Site:
         subject_address: str = "",
         subject_fingerprint: str = "",
     ) -> Dictionary:
-        """Return trained weights as a dictionary on the subject's own activations."""
-        (place,) = self.reads
+        """Return trained weights as a dictionary on the subject's own activations.
+
+        An autoencoder's scale is kept beside its weights; several, of a transcoder or crosscoder, are folded into them.
+        """
         b_dec = weights.b_dec.detach()
         own = {
             "W_enc": weights.W_enc.detach(),
@@ -96,15 +98,26 @@ class Site:
             "W_dec": weights.W_dec.detach(),
             "b_dec": b_dec,
             "b_pre": b_dec if weights.b_pre is None else weights.b_pre,
-        }
+        } | dict(inference)
+        scale = self.reads[0].scale
+        if len(self.reads) > 1 or not self.same:
+            read, written = (scales(places).to(b_dec.device) for places in (self.reads, self.writes))
+            own["W_enc"], own["b_pre"] = own["W_enc"] * read, own["b_pre"] / read
+            own["W_dec"], own["b_dec"] = own["W_dec"] / written, own["b_dec"] / written
+            scale = 1.0
         return Dictionary(
-            **(own | dict(inference)),
-            hook_in=place.hook_point,
-            hook_out=place.hook_point,
-            scale=place.scale,
+            **own,
+            hook_in=JOIN.join(place.hook_point for place in self.reads),
+            hook_out=JOIN.join(place.hook_point for place in self.writes),
+            scale=scale,
             subject_address=subject_address,
             subject_fingerprint=subject_fingerprint,
         )
+
+
+def scales(places: tuple[Place, ...]) -> Tensor:
+    """Return the factor of each entry of places side by side, [sum of widths]."""
+    return torch.cat([torch.full((place.width,), place.scale) for place in places])
 
 
 def side_by_side(places: tuple[Place, ...], batch: Batch, device: torch.device) -> Tensor:

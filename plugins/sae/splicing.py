@@ -14,7 +14,7 @@ from workbench.context import Context
 from workbench.dictionary import Dictionary
 from workbench.plugins.sae.metrics import Resamples, choose_sequences
 from workbench.probes.statistics import Interval
-from workbench.splice import CLEAN, constant, image_path, splice_losses, stored_examples
+from workbench.splice import CLEAN, constant, image_path, reached, splice_losses, stored_examples
 from workbench.subjects.protocol import At, Edit, Subject
 
 
@@ -59,7 +59,7 @@ def splice(
     rows : bool array [rows]
         Held-out rows; whole sequences that have some are drawn.
     dictionaries : dict of str to Dictionary
-        One hook point, one device.
+        Of the same hook points, of which one is reconstructed; on one device.
     mean : Tensor [width]
         Of training rows.
     """
@@ -67,17 +67,17 @@ def splice(
     hook_point = next(iter(dictionaries.values())).hook_out
     sequences = choose_sequences(store, rows, config.splice_tokens, context.rng("splice"))
     special = bool(store.origins["special"].all())  # then it is they that the dictionary was trained on
-    edits: dict[str, Edit] = {
-        name: dictionary.to(subject.device).edit(special=special) for name, dictionary in dictionaries.items()
-    }
-    edits |= {"mean": constant(mean, special=special), "zero": constant(torch.zeros_like(mean), special=special)}
+    edits = {name: dictionary.to(subject.device).edits(special=special) for name, dictionary in dictionaries.items()}
+    for name, value in (("mean", mean), ("zero", torch.zeros_like(mean))):
+        edits[name] = {hook_point: constant(value, special=special)}
     if special:
-        edits = {name: at_special(edit) for name, edit in edits.items()}
+        for each in edits.values():
+            each[hook_point] = at_special(each[hook_point])
     with context.progress(len(sequences), "sequences", "splicing") as ticker:
         found = splice_losses(
             subject,
             stored_examples(store, sequences.tolist()),
-            {name: {hook_point: edit} for name, edit in edits.items()},
+            edits,
             ticker=ticker,
         )
     owner = store.examples.sequence_document[sequences]
@@ -113,13 +113,19 @@ def at_special(edit: Edit) -> Edit:
 
 def why_not(store: Store, subject: Subject, dictionary: Dictionary) -> str | None:
     """Return why nothing can be spliced in, or None: images that are gone, a hook point without positions."""
-    if dictionary.hook_in != dictionary.hook_out or len(dictionary.hooks_in) > 1:
-        return f"the dictionary reads {dictionary.hook_in} and reconstructs {dictionary.hook_out}"
-    if subject.hook_points[dictionary.hook_out].axes[:2] != ("batch", "pos"):
-        return f"{dictionary.hook_out} has no value of its own at each position"
+    if len(dictionary.hooks_out) > 1:
+        return f"the dictionary reconstructs {dictionary.hook_out} at once"
+    for name in (*dictionary.hooks_in, dictionary.hook_out):
+        if subject.hook_points[name].axes[:2] != ("batch", "pos"):
+            return f"{name} has no value of its own at each position"
     if store.examples.modality == "vision":
         paths = [image_path(store, sequence) for sequence in range(len(store.examples.paths))]
         missing = [path for path in paths if not path.is_file()]
         if missing:
             return f"{len(missing)} images are no longer where they were, {missing[0]} among them"
+    if dictionary.hook_in != dictionary.hook_out:
+        batch = subject.batch(stored_examples(store, [0]))
+        order = reached(subject, batch, [*dictionary.hooks_in, dictionary.hook_out])
+        if order[-1] != dictionary.hook_out:
+            return f"the dictionary reads {order[-1]}, which comes after {dictionary.hook_out}, which it reconstructs"
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from workbench.kernels.topk import sparse_decode, topk_encode
+from workbench.kernels.topk import scatter_outer, sparse_decode, topk_encode
 from workbench.plugins.sae.settings import Settings
 
 MEDIAN_STEPS = 32
@@ -80,13 +80,13 @@ class Weights:
         return replace(self, **common, extra=moved, b_pre=None if self.b_pre is None else self.b_pre.to(dtype))
 
 
-def start(sample: Tensor, settings: Settings, generator: torch.Generator) -> Weights:
+def start(x: Tensor, y: Tensor, settings: Settings, generator: torch.Generator) -> Weights:
     """Return the weights before the first step, without those that one architecture alone has.
 
     Parameters
     ----------
-    sample : Tensor [rows, width]
-        Scaled training rows.
+    x, y : Tensor [rows, width read], [rows, width written]
+        Scaled training rows; the same tensor for an autoencoder.
     settings : Settings
         Sizes, and how the pre-bias starts.
     generator : torch.Generator
@@ -95,16 +95,35 @@ def start(sample: Tensor, settings: Settings, generator: torch.Generator) -> Wei
     Notes
     -----
     Decoder rows are random unit vectors and the encoder is their copy, as in Gao et al. 2024, times the factor with
-    which the first reconstruction, from the k best latents, has the least error.
+    which the first reconstruction, from the k best latents, has the least error. Where something else is written than
+    read, a latent's encoder row is random, and its decoder row the direction of what is written when it is active.
     """
-    centre = sample.mean(0) if settings.centre == "mean" else geometric_median(sample)
-    W_dec = torch.randn(settings.latents, settings.width, generator=generator)
-    W_dec /= W_dec.norm(dim=1, keepdim=True)
-    W_dec = W_dec.to(sample.device)
-    values, indices = topk_encode(sample - centre, W_dec, W_dec.new_zeros(settings.latents), settings.k)
+    same = x is y
+    read, written = (each.mean(0) if settings.centre == "mean" else geometric_median(each) for each in (x, y))
+    W_enc = unit_rows(settings.latents, settings.width, generator).to(x.device)
+    b_enc = W_enc.new_zeros(settings.latents)
+    values, indices = topk_encode(x - read, W_enc, b_enc, settings.k)
+    W_dec = W_enc
+    if not same:
+        W_dec = what_follows(values.relu(), indices, y - written, settings.latents, generator)
     first = sparse_decode(values.relu(), indices, W_dec)
-    factor = ((sample - centre) * first).sum() / first.pow(2).sum().clamp_min(1e-12)
-    return Weights(factor * W_dec, W_dec.new_zeros(settings.latents), W_dec, centre)
+    factor = ((y - written) * first).sum() / first.pow(2).sum().clamp_min(1e-12)
+    return Weights(factor * W_enc, b_enc, W_dec, written, b_pre=None if same else read)
+
+
+def what_follows(values: Tensor, indices: Tensor, y: Tensor, n_latents: int, generator: torch.Generator) -> Tensor:
+    """Return for each latent the direction of rows y [rows, width] weighed by its activation, at random without any."""
+    follows = scatter_outer(values, indices, y.contiguous(), n_latents)
+    silent = follows.norm(dim=1) == 0
+    follows[silent] = unit_rows(int(silent.sum()), y.shape[1], generator).to(y.device)
+    return torch.nn.functional.normalize(follows, dim=1)
+
+
+def unit_rows(rows: int, width: int, generator: torch.Generator) -> Tensor:
+    """Return random directions [rows, width], on the CPU."""
+    drawn = torch.randn(rows, width, generator=generator)
+    drawn /= drawn.norm(dim=1, keepdim=True)
+    return drawn
 
 
 def geometric_median(x: Tensor) -> Tensor:

@@ -49,7 +49,9 @@ def subject() -> TinyDecoder:
     return TinyDecoder()
 
 
-def write_store(subject: TinyDecoder, folder: Path, n_documents: int = 40, fields=lambda index: {}) -> Store:
+def write_store(
+    subject: TinyDecoder, folder: Path, n_documents: int = 40, fields=lambda index: {}, hooks=(HOOK,)
+) -> Store:
     """Write a store of the subject's activations on random texts, three windows to a document."""
     rng = np.random.default_rng(5)
     plan = ExamplesBuilder()
@@ -66,10 +68,12 @@ def write_store(subject: TinyDecoder, folder: Path, n_documents: int = 40, field
         "tokenizer": {"fingerprint": "none"},
     }
     examples = plan.build()
-    with StoreWriter(folder, {HOOK: ActivationSpec(("d_model",), (WIDTH,), "float32")}, examples, manifest) as writer:
+    points = {hook: subject.hook_points[hook] for hook in hooks}
+    specs = {hook: ActivationSpec(point.axes[2:], point.shape[2:], "float32") for hook, point in points.items()}
+    with StoreWriter(folder, specs, examples, manifest) as writer:
         for tokens in windows:
-            captured = subject.run(subject.batch([tokens]), capture=[HOOK]).captured[HOOK]
-            writer.append({HOOK: captured[0].numpy()})
+            captured = subject.run(subject.batch([tokens]), capture=list(hooks)).captured
+            writer.append({hook: captured[hook][0].numpy() for hook in hooks})
     store = open_store(folder)
     token = store.origins["token"]
     store.add_labels(
@@ -87,6 +91,14 @@ def write_store(subject: TinyDecoder, folder: Path, n_documents: int = 40, field
 @pytest.fixture(scope="session")
 def store(subject, tmp_path_factory) -> Store:
     return write_store(subject, tmp_path_factory.mktemp("acts") / "store")
+
+
+@pytest.fixture(scope="session")
+def store_of_five(subject, tmp_path_factory) -> Store:
+    """Return a store with what transcoders, crosscoders and attention-output autoencoders read."""
+    names = ("hook_resid_mid", "ln2.hook_normalized", "hook_mlp_out", "attn.hook_z", "hook_resid_post")
+    hooks = [f"blocks.0.{name}" for name in names]
+    return write_store(subject, tmp_path_factory.mktemp("five") / "store", hooks=hooks)
 
 
 @pytest.fixture

@@ -253,16 +253,16 @@ def test_thresholds_start_where_k_latents_are_active():
 
 # --- Standard and Gated ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("architecture", L1)
-def test_the_l1_penalty_is_of_summed_activations_on_rows_of_norm_one(architecture):
-    """With the weight λ: Σ (x − x̂)² + λ Σ f on rows of norm 1, which here are of norm sqrt(width)."""
+def test_the_l1_penalty_is_of_summed_activations_on_rows_of_spread_one(architecture):
+    """With the weight λ: Σ (x − x̂)² + λ Σ f on rows whose distance from their mean is 1, root mean square."""
     weights, variance = random_weights(architecture), 2.0
     found = losses(architecture, weights, sparsity=0.3, variance=variance)
     penalised = dense_codes("standard", weights)  # of a gated one the scores of the gates, ReLU taken
-    length = math.sqrt(WIDTH)
-    want = 0.3 * (penalised / length).sum(1).mean() / variance
+    length = math.sqrt(WIDTH * variance)
+    want = 0.3 * (penalised / length).sum(1).mean()
     assert float(found.penalty) == pytest.approx(want.item())
     squared, _ = dense_error(architecture, weights, rows())
-    whole = (squared * WIDTH / length**2 + 0.3 * (penalised / length).sum(1).mean()) / variance
+    whole = squared * WIDTH / length**2 + 0.3 * (penalised / length).sum(1).mean()
     leaves = list(weights.named().values())
     got, wanted = torch.autograd.grad(found.total, leaves, allow_unused=True), torch.autograd.grad(whole, leaves)
     for ours, theirs in zip(got, wanted, strict=True):

@@ -8,8 +8,10 @@ import pytest
 from workbench.configuration import build
 from workbench.errors import UserError
 from workbench.plugins.sae import EvaluateConfig, SaeConfig, TrainConfig
-from workbench.plugins.sae.settings import choose_hook_point, choose_settings, ends_of_groups
+from workbench.plugins.sae.settings import choose_hook_points, choose_settings, ends_of_groups
 from workbench.plugins.sae.split import split_rows
+
+MID = "blocks.0.hook_resid_mid"
 
 
 def test_defaults_follow_from_the_data():
@@ -134,6 +136,21 @@ def test_flags_that_part_nothing_give_way_to_a_seeded_share(capture, subject, tm
 
 def test_the_hook_point_may_be_left_out_where_there_is_one(store):
     (only,) = store.hook_points
-    assert choose_hook_point(store, None) == only == choose_hook_point(store, only)
-    with pytest.raises(UserError, match=f"nearest: {only}"):
-        choose_hook_point(store, "blocks.0.hook_resid_pots")
+    for config in (SaeConfig(), SaeConfig(hook_point=only), SaeConfig(hook_point=(only,), hook_out=only)):
+        assert choose_hook_points(store, config) == ((only,), (only,))
+
+
+BAD_HOOK_POINTS = [
+    pytest.param({}, "has 5 hook points: choose one with hook_point=", id="none of several"),
+    pytest.param({"hook_point": "blocks.0.hook_mlp_uot"}, "hook_point: .*nearest: blocks.0.hook_mlp_out", id="unknown"),
+    pytest.param(
+        {"hook_point": MID, "hook_out": "blocks.0.hook_mlp_uot"}, "hook_out: .*nearest: blocks.0.hook_mlp_out", id="out"
+    ),
+    pytest.param({"hook_point": (MID, MID)}, "hook_point=.*: a hook point is named twice", id="twice"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), BAD_HOOK_POINTS)
+def test_hook_points_that_do_not_serve_are_explained(options, says, store_of_five):
+    with pytest.raises(UserError, match=says):
+        choose_hook_points(store_of_five, SaeConfig(**options))

@@ -65,7 +65,7 @@ def make_trainer(x, latents, k, architecture="topk", seed=0, groups=(5 / 6, 1 / 
     place = measured(HOOK, sample[HOOK])
     site = Site((place,), (place,))
     scaled, _ = site.take(sample, torch.device("cpu"))
-    weights = start(scaled, settings, torch.Generator().manual_seed(seed))
+    weights = start(scaled, scaled, settings, torch.Generator().manual_seed(seed))
     weights.extra = ARCHITECTURES[architecture].extra(scaled, weights, settings)
     variance = float((scaled - scaled.mean(0)).pow(2).mean())
     return Trainer(settings, weights, site, variance, {HOOK: x[:HELD_OUT]})

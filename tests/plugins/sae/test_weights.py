@@ -14,7 +14,7 @@ ROWS, WIDTH, LATENTS, K = 12, 7, 24, 4
 def test_training_starts_tied_with_unit_rows_at_the_mean():
     settings = choose_settings(SaeConfig(latents=LATENTS, k=K), width=WIDTH, epoch_rows=1000)
     sample = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(1)) + 3
-    weights = start(sample, settings, torch.Generator().manual_seed(0))
+    weights = start(sample, sample, settings, torch.Generator().manual_seed(0))
     torch.testing.assert_close(weights.W_dec.norm(dim=1), torch.ones(LATENTS))
     torch.testing.assert_close(weights.b_dec, sample.mean(0))
     cosine = torch.nn.functional.cosine_similarity(weights.W_enc, weights.W_dec, dim=1)
@@ -22,7 +22,7 @@ def test_training_starts_tied_with_unit_rows_at_the_mean():
     moment = Moment(1.0, torch.tensor([], dtype=torch.int64), K)
     error = ARCHITECTURES["topk"].losses(sample, sample, weights, settings, moment).error
     assert error < (sample - sample.mean(0)).pow(2).mean()  # better than the mean from the first step
-    again = start(sample, settings, torch.Generator().manual_seed(0))
+    again = start(sample, sample, settings, torch.Generator().manual_seed(0))
     assert torch.equal(again.W_enc, weights.W_enc)
 
 
