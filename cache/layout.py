@@ -186,13 +186,13 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> tuple[dict[str, 
     with read_hdf5(path) as file:
 
         def find(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], compressed: Column | None = None) -> None:
-            found = file[name]
-            if not isinstance(found, h5py.Dataset) or (found.dtype, found.shape) != (dtype, shape):
+            found = h5py.h5d.open(file.id, name.encode())  # at `file[name]` a check of small shards would spend its time
+            if (found.dtype, found.shape) != (dtype, shape):
                 raise ValueError(f"dataset {name} is not {dtype} of shape {shape}")
             if compressed is not None:
                 chunks[name] = _chunks(found, compressed, cut, size)
                 return
-            place = found.id.get_offset()
+            place = found.get_offset()
             if place is None or place + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) > size:
                 raise ValueError(f"dataset {name} is not stored in one piece inside the file")
             places[name] = place
@@ -210,8 +210,9 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> tuple[dict[str, 
 
 def _chunks(found: Any, column: Column, cut: Cut, size: int) -> NDArray[np.int64]:
     """Return place and size of each chunk of a compressed dataset; raises ValueError if one cannot be."""
-    filters = found.id.get_create_plist()
-    if found.chunks != (cut.padded_rows, *column.shape) or filters.get_nfilters() != 1:
+    filters = found.get_create_plist()
+    cut_so = filters.get_layout() == h5py.h5d.CHUNKED and filters.get_chunk() == (cut.padded_rows, *column.shape)
+    if not cut_so or filters.get_nfilters() != 1:
         raise ValueError(f"dataset {column.path} is not in compressed chunks of {cut.padded_rows} rows")
     if filters.get_filter(0)[0] != FILTER_ID:
         raise ValueError(f"dataset {column.path} is compressed with filter {filters.get_filter(0)[0]}, not {FILTER_ID}")
@@ -221,7 +222,7 @@ def _chunks(found: Any, column: Column, cut: Cut, size: int) -> NDArray[np.int64
         if not info.filter_mask:
             chunks[info.chunk_offset[0] // cut.padded_rows] = info.byte_offset, info.size
 
-    found.id.chunk_iter(note)
+    found.chunk_iter(note)
     places, sizes = chunks.T
     wrong = (sizes < 1) | (sizes > cut.padded_rows * column.row_bytes + HEADER_BYTES) | (places + sizes > size)
     if wrong.any():
