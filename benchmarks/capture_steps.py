@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from workbench import capture_passes
 from workbench.cache import StoreWriter
-from workbench.cache.shard import OpenShard
+from workbench.cache.open_shard import OpenShard
 from workbench.capture_rows import RowsOnTheWay
 from workbench.subjects.protocol import Subject
 
@@ -27,7 +27,7 @@ def steps(subject: Subject) -> list[tuple[str, Any, str]]:
         ("rounded", RowsOnTheWay, "__init__"),
         ("looked through for overflow", RowsOnTheWay, "array"),
         ("checksummed and written", StoreWriter, "append"),
-        ("shards synced and listed", OpenShard, "commit"),
+        ("shards synced", OpenShard, "put_in_place"),
         ("store opened", StoreWriter, "__init__"),
         ("store finished", StoreWriter, "close"),
     ]

@@ -56,6 +56,7 @@ class OpenShard:
         self._checksums = {name: np.zeros(cut.n_chunks, CHECKSUM) for name in wanted}
         self._compressed = {name: column.compression for name, column in wanted.items() if column.compression}
         self._filling: dict[str, NDArray[Any]] = {}
+        self._entry: ShardEntry | None = None
         self._draft = layout.create(wanted, cut, first_row, capture)
         self._file: io.FileIO = self._part.open("w+b", buffering=0)
         try:
@@ -171,18 +172,10 @@ class OpenShard:
         while len(data):
             data = data[self._file.write(data) :]
 
-    def commit(self) -> ShardEntry:
-        """Write the checksums, sync, rename into place; returns the entry for the manifest."""
-        entry = self.finish()
-        self.put_in_place()
-        return entry
-
-    def put_in_place(self) -> None:
-        """Sync what was finished and rename it."""
-        put_in_place(self._part, self.path)
-
     def finish(self) -> ShardEntry:
-        """Write the checksums and close what is still a ``.part``; returns the entry for the manifest."""
+        """Write the checksums and close what is still a ``.part``; returns the entry for the manifest, also if called again."""
+        if self._entry is not None:
+            return self._entry
         if self._compressed:
             self._write_structure()
         for name, column in self._columns.items():
@@ -190,7 +183,12 @@ class OpenShard:
         self._file.close()
         digest, n_bytes = file_digest(self._part), self._part.stat().st_size
         content = content_digest(self._columns, self._checksums)
-        return ShardEntry(self.path.name, self.first_row, self.cut.n_rows, n_bytes, digest, content)
+        self._entry = ShardEntry(self.path.name, self.first_row, self.cut.n_rows, n_bytes, digest, content)
+        return self._entry
+
+    def put_in_place(self) -> None:
+        """Sync what was finished and rename it."""
+        put_in_place(self._part, self.path)
 
     def discard(self) -> None:
         """Drop what was written."""

@@ -142,8 +142,9 @@ class StoreWriter:
             done += n
             self.next_row += n
             if not shard.room:
+                entry = shard.finish()  # here, while the shard before it is synced
                 self._wait()
-                self._open, self._pending = None, self._commits.submit(self._commit, shard)
+                self._open, self._pending = None, self._commits.submit(self._commit, shard, entry)
 
     def _hold(self, first_rows: FirstRows, arrays: dict[str, NDArray[Any]]) -> None:
         """Hold the first rows of a store with int8 back until their factors are chosen; then write them."""
@@ -259,9 +260,9 @@ class StoreWriter:
         self._open = OpenShard(path, self._columns, cut, self.next_row, origins, self._manifest.capture)
         return self._open
 
-    def _commit(self, shard: OpenShard) -> None:
+    def _commit(self, shard: OpenShard, entry: ShardEntry) -> None:
         try:
-            entry = shard.commit()
+            shard.put_in_place()
         except BaseException:
             shard.discard()
             raise
