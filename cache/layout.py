@@ -186,7 +186,7 @@ def inspect(path: Path, wanted: dict[str, Column], cut: Cut) -> tuple[dict[str, 
     with read_hdf5(path) as file:
 
         def find(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], compressed: Column | None = None) -> None:
-            found = h5py.h5d.open(file.id, name.encode())  # at `file[name]` a check of small shards would spend its time
+            found = h5py.h5d.open(file.id, name.encode())  # `file[name]` would take most of a check of small shards
             if (found.dtype, found.shape) != (dtype, shape):
                 raise ValueError(f"dataset {name} is not {dtype} of shape {shape}")
             if compressed is not None:

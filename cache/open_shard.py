@@ -173,7 +173,7 @@ class OpenShard:
             data = data[self._file.write(data) :]
 
     def finish(self) -> ShardEntry:
-        """Write the checksums and close what is still a ``.part``; returns the entry for the manifest, also if called again."""
+        """Write the checksums and close the ``.part``; returns its entry for the manifest. Safe to repeat."""
         if self._entry is not None:
             return self._entry
         if self._compressed:
