@@ -102,6 +102,7 @@ def test_the_manifest_says_what_was_captured(subject, corpus, tmp_path):
         "context_length": None,
         "seed": 3,
         "device": "cpu",
+        "batch_size": 256,
     }
     assert manifest["software"]["torch"] == torch.__version__
     assert (tmp_path / "acts" / "tokenizer" / "tokenizer.json").is_file()

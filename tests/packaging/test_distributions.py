@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("cache", "kernels", "plugins", "probes")
-SHIPPED = {".py", ".typed", ".html", ".css", ".js", ".json", ".yaml", ".toml", ".jinja", ".safetensors"}
+SHIPPED = {".c", ".py", ".typed", ".html", ".css", ".js", ".json", ".yaml", ".toml", ".jinja", ".safetensors"}
 SHIPPED |= {".cpp", ".h", ".cu", ".cuh"}
 
 

@@ -27,7 +27,8 @@ def make_trainer(*, own_centre: bool, **train) -> Trainer:
     config = SaeConfig(latents=LATENTS, k=K, train=TrainConfig(rows=STEPS * ROWS, batch_rows=ROWS, lr=0.01, **train))
     settings = choose_settings(config, WIDTH, STEPS * ROWS)
     place = Place(HOOK, WIDTH, 1.0)
-    weights = start(batch(100)[HOOK], settings, torch.Generator().manual_seed(0))
+    x = batch(100)[HOOK]
+    weights = start(x, x, settings, torch.Generator().manual_seed(0))
     weights.b_enc[DEAD] = -3.0  # seldom among the best
     if own_centre:
         weights = replace(weights, b_pre=torch.full((WIDTH,), 0.1))
@@ -64,7 +65,8 @@ def test_only_what_can_keep_factors_does():
     """Another precision, and architectures that use their matrices in other ways, have ordinary weights."""
     for options in ({"train": TrainConfig(precision="bfloat16")}, {"architecture": "batchtopk"}):
         settings = choose_settings(SaeConfig(latents=LATENTS, k=K, **options), WIDTH, 1000)
-        weights = start(batch(0)[HOOK], settings, torch.Generator().manual_seed(0))
+        x = batch(0)[HOOK]
+        weights = start(x, x, settings, torch.Generator().manual_seed(0))
         place = Place(HOOK, WIDTH, 1.0)
         trainer = Trainer(settings, weights, Site((place,), (place,)), 1.0, batch(1))
         assert type(trainer.weights) is Weights
@@ -73,7 +75,8 @@ def test_only_what_can_keep_factors_does():
 
 def test_factored_weights_share_the_memory_of_those_they_are_made_of():
     settings = choose_settings(SaeConfig(latents=LATENTS, k=K), WIDTH, 1000)
-    weights = start(batch(0)[HOOK], settings, torch.Generator().manual_seed(0))
+    x = batch(0)[HOOK]
+    weights = start(x, x, settings, torch.Generator().manual_seed(0))
     factored = FactoredWeights.of(weights)
     assert factored.encoder.rows.data_ptr() == weights.W_enc.data_ptr() == factored.W_enc.data_ptr()
     assert factored.decoder.rows.data_ptr() == weights.W_dec.data_ptr()
