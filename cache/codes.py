@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from workbench.cache.codes_manifest import FILE, FOLDER, CodesManifest
+from workbench.cache.codes_manifest import FOLDER, CodesManifest
 from workbench.cache.codes_shard import CodesShard
 from workbench.cache.errors import Damage, DamageError, StoreError, nearest
+from workbench.cache.manifest_file import FILE
 from workbench.cache.rows import row_numbers
 
 if TYPE_CHECKING:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from workbench.cache import manifest_file
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.files import replace_file
+from workbench.cache.manifest_file import FILE, ShardEntry, checksum, fingerprint
 from workbench.cache.schema import FORMAT
 
-FOLDER, FILE = "codes", "manifest.json"
+FOLDER = "codes"
 KIND = f"{FORMAT}: codes"
 SCHEMA = 1
 CHUNK_ENTRIES = 1 << 16
@@ -27,37 +26,16 @@ SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
-class CodesEntry:
+class CodesEntry(ShardEntry):
     """A committed shard of codes.
 
     Attributes
     ----------
-    name : str
-        File name in ``shards/``.
-    first_row, n_rows : int
-        Which rows of the store it holds.
     n_entries : int
         Active latents of all its rows.
-    n_bytes : int
-        Size of the file.
-    digest : str
-        xxh3_128 of the whole file.
-    content : str
-        xxh3_128 of its checksums: the same for the same codes, whatever version of HDF5 wrote the file.
     """
 
-    name: str
-    first_row: int
-    n_rows: int
     n_entries: int
-    n_bytes: int
-    digest: str
-    content: str
-
-    @property
-    def end_row(self) -> int:
-        """First row after it."""
-        return self.first_row + self.n_rows
 
 
 @dataclass(frozen=True)
@@ -117,19 +95,13 @@ class CodesManifest:
 
     def fingerprint(self) -> str:
         """Return a hash of the identity and of every committed value."""
-        content = [self.identity(), [[shard.n_rows, shard.content] for shard in self.shards]]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return fingerprint([self.identity(), [[shard.n_rows, shard.content] for shard in self.shards]])
 
     def write(self, folder: Path) -> None:
         """Replace the manifest, atomically."""
-        content = {
-            "format": KIND,
-            "schema": SCHEMA,
-            "chunk_entries": CHUNK_ENTRIES,
-            **asdict(self),
-        }
-        text = json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
-        replace_file(folder / FILE, lambda path: _write(path, text))
+        content = {"format": KIND, "schema": SCHEMA, "chunk_entries": CHUNK_ENTRIES, **asdict(replace(self, shards=()))}
+        del content["shards"]
+        manifest_file.write(folder, content, self.shards)
 
     @classmethod
     def read(cls, store: Path, name: str) -> CodesManifest:
@@ -146,7 +118,7 @@ class CodesManifest:
         where = f"{FOLDER}/{name}/{FILE}"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            kind, schema, checksum = content["format"], content["schema"], content.pop("checksum")
+            kind, schema, written = content["format"], content["schema"], content.pop("checksum")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamageError(store, Damage(where, f"cannot be read ({error})")) from error
         if isinstance(schema, int) and schema > SCHEMA:
@@ -154,7 +126,7 @@ class CodesManifest:
                 f"{store}: codes {name!r} were written in schema {schema}; this version reads up to {SCHEMA}: upgrade "
                 "interp-workbench"
             )
-        if kind != KIND or checksum != _checksum(content):
+        if kind != KIND or written != checksum(content):
             raise DamageError(store, Damage(where, "its contents differ from its checksum"))
         return cls.from_json(content)
 
@@ -163,11 +135,3 @@ class CodesManifest:
         """Read the JSON form, checksum taken off."""
         fields = {name: content[name] for name in cls.__dataclass_fields__}
         return cls(**{**fields, "shards": tuple(CodesEntry(**entry) for entry in content["shards"])})
-
-
-def _checksum(content: Any) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

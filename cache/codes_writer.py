@@ -5,26 +5,25 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.cache.codes_manifest import FILE, FOLDER, CodesManifest
+from workbench.cache.codes_manifest import FOLDER, CodesManifest
 from workbench.cache.codes_shard import SHARDS, Entries, write_shard
+from workbench.cache.committing import Committing
 from workbench.cache.errors import StoreError
 from workbench.cache.files import PART, cannot_write, make_folder
 from workbench.cache.lock import WriterLock
+from workbench.cache.manifest_file import FILE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
-class CodesWriter:
+class CodesWriter(Committing):
     """Writes a dictionary's codes over a store, or goes on with them; use as a context manager.
 
     A shard is committed when it is full, on a thread of its own while the next one fills: written beside, synced,
@@ -79,7 +78,6 @@ class CodesWriter:
             n_rows, n_latents, rows_per_shard, dtype, dict(fingerprints), {**provenance, "name": name}
         )
         self._parts: list[Entries] = []
-        self._pending: Future[None] | None = None
         self._closed = False
         try:
             make_folder(self.folder / SHARDS)
@@ -91,7 +89,7 @@ class CodesWriter:
         except BaseException:
             self._lock.release()
             raise
-        self._commits = ThreadPoolExecutor(1, "codes-commit")
+        super().__init__("codes-commit")
         self.next_row = self._manifest.committed_rows
         self.rows_per_shard = self._manifest.rows_per_shard
 
@@ -142,15 +140,6 @@ class CodesWriter:
             self._commits.shutdown()
             self._lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(*(() if kind is None else (StoreError,))):  # the first error is the one to report
-            self.close()
-
     def _continue(self, store: Path, name: str) -> None:
         """Take up what an earlier writer left; what it could not list any more is written again."""
         if (self.folder / FILE).exists():
@@ -188,9 +177,3 @@ class CodesWriter:
     def _replace(self, manifest: CodesManifest) -> None:
         manifest.write(self.folder)
         self._manifest = manifest
-
-    def _wait(self) -> None:
-        """Wait for the commit on the other thread; its error is raised here."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None

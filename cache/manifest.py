@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -16,48 +15,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from workbench.cache import manifest_file
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.files import replace_file
 from workbench.cache.int8 import from_text
+from workbench.cache.manifest_file import FILE, ShardEntry, checksum, fingerprint
 from workbench.cache.schema import FORMAT, SCHEMA, ActivationSpec, Modality, schema_of
-
-FILE = "manifest.json"
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """A committed shard.
-
-    Attributes
-    ----------
-    name : str
-        File name in ``shards/``.
-    first_row, n_rows : int
-        Which rows of the store it holds.
-    n_bytes : int
-        Size of the file.
-    digest : str
-        xxh3_128 of the whole file.
-    content : str
-        xxh3_128 of the chunk checksums: the same for the same data, whatever version of HDF5 wrote the file.
-    """
-
-    name: str
-    first_row: int
-    n_rows: int
-    n_bytes: int
-    digest: str
-    content: str
-
-    @property
-    def end_row(self) -> int:
-        """First row after it."""
-        return self.first_row + self.n_rows
-
-    @cached_property
-    def text(self) -> str:
-        """JSON form, keys sorted; kept, for the manifest is written at each commit and is mostly this."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -130,17 +92,17 @@ class Manifest:
     def identity(self) -> dict[str, str]:
         """Return, by name, the hashes that must agree for two captures to be parts of one store."""
         activations = {name: spec.to_json() for name, spec in self.activations.items()}
-        return {**self.fingerprints, "examples": self.examples, "activations": _sha256(activations)}
+        return {**self.fingerprints, "examples": self.examples, "activations": fingerprint(activations)}
 
     @cached_property
     def capture(self) -> str:
         """Hash of the identity: two stores with the same are of one capture."""
-        return _sha256(self.identity())
+        return fingerprint(self.identity())
 
     def fingerprint(self) -> str:
         """Return a hash of the identity and of every committed value."""
         factors = [self.int8_factors] if self.int8_hook_points else []
-        return _sha256([self.identity(), self.n_rows, [[s.n_rows, s.content] for s in self.shards], *factors])
+        return fingerprint([self.identity(), self.n_rows, [[s.n_rows, s.content] for s in self.shards], *factors])
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as it is written, provenance at the top level, without its checksum."""
@@ -161,17 +123,10 @@ class Manifest:
         }
 
     def write(self, folder: Path) -> None:
-        """Replace the store's manifest, atomically; a line for each shard, of which there may be many thousands."""
-        content, shards = replace(self, shards=()).to_json(), [shard.text for shard in self.shards]
+        """Replace the store's manifest, atomically."""
+        content = replace(self, shards=()).to_json()
         del content["shards"]
-        texts = {name: json.dumps(value, sort_keys=True, allow_nan=False) for name, value in content.items()}
-        texts["shards"] = f"[{', '.join(shards)}]"
-        # as `_checksum` would have it of the whole, without making all of it anew
-        whole = ", ".join(f"{json.dumps(name)}: {texts[name]}" for name in sorted(texts))
-        checksum = xxhash.xxh3_128_hexdigest(f"{{{whole}}}".encode())
-        head = json.dumps({**content, "checksum": checksum}, indent=1)[: -len("\n}")]
-        lines = ",".join(f"\n  {shard}" for shard in shards)
-        replace_file(folder / FILE, lambda path: _write_text(path, f'{head},\n "shards": [{lines}\n ]\n}}'))
+        manifest_file.write(folder, content, self.shards)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -200,7 +155,7 @@ class Manifest:
             raise StoreError(
                 f"{folder} was written in schema {schema}; this version reads up to {SCHEMA}: upgrade interp-workbench"
             )
-        if content.pop("checksum", None) != _checksum(content):
+        if content.pop("checksum", None) != checksum(content):
             raise DamageError(folder, Damage(FILE, "its contents differ from its checksum"))
         return cls.from_json(content)
 
@@ -253,15 +208,3 @@ def check_provenance(given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str
         return fingerprints, json.loads(json.dumps(provenance, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise StoreError(f"the manifest must have a JSON form: {error}") from error
-
-
-def _checksum(content: Any) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
-def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")

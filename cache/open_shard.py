@@ -17,7 +17,7 @@ from workbench.cache import layout
 from workbench.cache.compression import compress
 from workbench.cache.files import PART, drop, file_digest, put_in_place, raw
 from workbench.cache.layout import CHECKSUM, Column, Cut
-from workbench.cache.manifest import ShardEntry
+from workbench.cache.manifest_file import ShardEntry
 from workbench.cache.schema import ROWS
 from workbench.cache.shard import content_digest
 

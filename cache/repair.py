@@ -18,7 +18,8 @@ from workbench.cache.files import drop, file_digest, replace_file, sync_folder
 from workbench.cache.incoming import Arrays, to_stored
 from workbench.cache.int8 import restore
 from workbench.cache.layout import FOLDER, Column, columns
-from workbench.cache.manifest import Manifest, ShardEntry
+from workbench.cache.manifest import Manifest
+from workbench.cache.manifest_file import ShardEntry
 from workbench.cache.narrow import widen
 from workbench.cache.open_shard import OpenShard
 from workbench.cache.salvage import Salvage, origins_of

@@ -19,7 +19,7 @@ from workbench.cache.compression import HEADER_BYTES, decompress
 from workbench.cache.errors import DamageError
 from workbench.cache.handles import OpenFiles
 from workbench.cache.layout import CHECKSUM, Column, Cut
-from workbench.cache.manifest import ShardEntry
+from workbench.cache.manifest_file import ShardEntry
 from workbench.cache.schema import ROWS
 from workbench.cache.shard import Extent, Shard, content_digest
 

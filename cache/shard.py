@@ -19,7 +19,7 @@ from workbench.cache.errors import Damage, DamageError
 from workbench.cache.files import raw, read_hdf5
 from workbench.cache.handles import OpenFiles
 from workbench.cache.layout import CHECKSUM, Column, Cut
-from workbench.cache.manifest import ShardEntry
+from workbench.cache.manifest_file import ShardEntry
 
 _looking = threading.Lock()
 """Held while a shard is looked at for the first time; one for all, as HDF5 has one of its own."""

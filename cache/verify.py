@@ -21,7 +21,8 @@ from workbench.cache.folders import check_folder
 from workbench.cache.handles import OpenFiles
 from workbench.cache.index import check_index
 from workbench.cache.layout import SPECIAL, Column, columns
-from workbench.cache.manifest import Manifest, ShardEntry
+from workbench.cache.manifest import Manifest
+from workbench.cache.manifest_file import ShardEntry
 from workbench.cache.schema import ROWS
 from workbench.cache.shard import Extent, Shard, content_digest
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache import examples as examples_file
-from workbench.cache import layout, schema
-from workbench.cache import manifest as manifest_file
+from workbench.cache import layout, manifest_file, schema
+from workbench.cache.committing import Committing
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.examples import Examples
 from workbench.cache.files import PART, cannot_write, drop, file_digest, make_folder, sync_file, sync_folder
@@ -24,13 +22,14 @@ from workbench.cache.incoming import FirstRows, check_batch, given_factors, to_s
 from workbench.cache.index import write_index
 from workbench.cache.layout import Cut, columns
 from workbench.cache.lock import WriterLock
-from workbench.cache.manifest import Manifest, ShardEntry, check_provenance
+from workbench.cache.manifest import Manifest, check_provenance
+from workbench.cache.manifest_file import ShardEntry
 from workbench.cache.open_shard import OpenShard
 from workbench.cache.schema import ROWS, ActivationSpec
 from workbench.cache.shard import Shard, content_digest
 
 
-class StoreWriter:
+class StoreWriter(Committing):
     """Writes a new store, or continues an unfinished one that has the same fingerprints; use as a context manager.
 
     A shard is committed as soon as it is full, on a thread of its own while the next one fills: synced, renamed, listed
@@ -81,7 +80,6 @@ class StoreWriter:
         self._manifest = replace(planned, int8_factors=given_factors(factors, planned))
         self._examples = examples
         self._open: OpenShard | None = None
-        self._pending: Future[None] | None = None
         self._closed = False
         _make_folder(self.folder)
         self._lock = WriterLock(self.folder / ".lock")
@@ -94,7 +92,7 @@ class StoreWriter:
             raise
         self._columns = columns(self._manifest)
         self._first_rows = FirstRows(self._manifest) if self._manifest.undecided else None
-        self._commits = ThreadPoolExecutor(1, "store-commit")
+        super().__init__("store-commit")
         self.n_rows = examples.n_rows
         self.next_row = self._manifest.committed_rows
 
@@ -176,15 +174,6 @@ class StoreWriter:
             self.next_row = self._manifest.committed_rows
             self._commits.shutdown()
             self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(*(() if kind is None else (StoreError,))):  # the first error is the one to report
-            self.close()
 
     def _continue(self, rows_per_shard: int | None) -> None:
         """Take up what an earlier writer left: its manifest, its plan, and a shard that it could not list any more."""
@@ -271,12 +260,6 @@ class StoreWriter:
     def _replace_manifest(self, manifest: Manifest) -> None:
         manifest.write(self.folder)
         self._manifest = manifest
-
-    def _wait(self) -> None:
-        """Wait for the commit on the other thread; its error is raised here."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None  # only now: an interrupt while waiting must not forget it
 
     def _failed(self, error: OSError | StoreError) -> StoreError:
         said = cannot_write(self.folder, error) if isinstance(error, OSError) else error

@@ -17,8 +17,9 @@ from workbench.cache.index import FILE as INDEX
 from workbench.cache.index import write_index
 from workbench.cache.layout import FOLDER as SHARDS
 from workbench.cache.lock import WriterLock
-from workbench.cache.manifest import FILE as MANIFEST
-from workbench.cache.manifest import Manifest, ShardEntry
+from workbench.cache.manifest import Manifest
+from workbench.cache.manifest_file import FILE as MANIFEST
+from workbench.cache.manifest_file import ShardEntry
 from workbench.cache.repair import CannotRepairError, Repair, finish_interrupted, repair_shard
 from workbench.capturing import keep_tokenizer
 from workbench.datasets.protocol import Dataset

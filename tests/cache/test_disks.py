@@ -49,7 +49,7 @@ def test_a_full_disk_is_explained_and_loses_nothing(
 def test_a_full_disk_at_any_step(tmp_path, store_folder, arrays, examples, write_store, monkeypatch, step):
     names = {
         "examples": "workbench.cache.examples.replace_file",
-        "manifest": "workbench.cache.manifest.replace_file",
+        "manifest": "workbench.cache.manifest_file.replace_file",
         "sync": "workbench.cache.files.sync_file",
         "rename": "workbench.cache.files.sync_folder",
     }

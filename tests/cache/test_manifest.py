@@ -6,7 +6,8 @@ import pytest
 import xxhash
 
 from workbench.cache import ActivationSpec, DamageError, StoreError, StoreWriter, open_store
-from workbench.cache.manifest import Manifest, ShardEntry
+from workbench.cache.manifest import Manifest
+from workbench.cache.manifest_file import ShardEntry
 
 
 def rewrite(folder, **changes):
