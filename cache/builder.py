@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.errors import StoreError
 from workbench.cache.examples import Examples
-from workbench.cache.schema import Modality
+from workbench.cache.schema import Modality, is_text
 
 
 class ExamplesBuilder:
@@ -173,13 +173,17 @@ def _joined(arrays: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
 
 def _check_text(text: str) -> None:
     """Refuse what HDF5 cannot hold: file names that are not UTF-8, and NUL."""
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not is_text(text):
         raise StoreError(f"{text!r} cannot be stored: names and paths must be UTF-8 without NUL; rename the file")
 
 
 def _int32(values: ArrayLike) -> NDArray[np.int32]:
     wide = np.atleast_1d(np.asarray(values))
-    narrow = wide.astype(np.int32)
+    try:
+        with np.errstate(invalid="ignore"):  # NaN, which is refused below
+            narrow = wide.astype(np.int32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise StoreError(f"ids and offsets must be whole numbers of 32 bits; got {wide.dtype} ({error})") from error
     if not np.array_equal(narrow, wide):
         raise StoreError(f"ids and offsets must be whole numbers of 32 bits; got {wide[narrow != wide][0]}")
     return narrow

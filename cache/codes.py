@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.codes_manifest import FOLDER, CodesManifest
-from workbench.cache.codes_shard import CodesShard
+from workbench.cache.codes_shard import SHARDS, CodesShard
 from workbench.cache.errors import Damage, DamageError, StoreError, nearest
 from workbench.cache.manifest_file import FILE
 from workbench.cache.rows import row_numbers
@@ -214,6 +214,9 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
 
 def check_codes(store: Path) -> Iterator[Damage]:
     """Yield every fault of a store's codes."""
+    for shards in sorted((store / FOLDER).glob(f"*/{SHARDS}")):
+        if any(shards.glob("*.h5")) and not (shards.parent / FILE).exists():
+            yield Damage(f"{FOLDER}/{shards.parent.name}/{FILE}", "is missing")
     for name in codes_names(store):
         try:
             yield from open_codes(store, name).check()

@@ -19,6 +19,7 @@ from workbench.cache.files import raw, read_hdf5, replace_file, undisturbed
 from workbench.cache.schema import FORMAT, Modality, origin_dtype
 
 FILE = "examples.h5"
+KIND = f"{FORMAT}: examples"
 FILE_SCHEMA = 1
 """In which the file is written; its form has not changed since."""
 
@@ -174,6 +175,10 @@ class Examples:
             digest.update(raw(np.ascontiguousarray(array)))
         return digest.hexdigest()
 
+    def _derived(self) -> dict[str, NDArray[Any]]:
+        """Return what is in the file for whoever reads it without us, and is never read by us."""
+        return {"sequences/first_row": self.first_rows[:-1], "sequences/n_rows": np.diff(self.first_rows)}
+
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {
             "sequences/document": self.sequence_document,
@@ -188,14 +193,12 @@ class Examples:
 
     def write(self, folder: Path) -> None:
         """Write ``examples.h5`` into a store, atomically; takes no memory for the positions beside what they have."""
-        arrays = self._arrays()
-        # derived, for whoever reads this file without us
-        arrays |= {"sequences/first_row": self.first_rows[:-1], "sequences/n_rows": np.diff(self.first_rows)}
+        arrays = self._arrays() | self._derived()
         fields = [json.dumps(entry, sort_keys=True) for entry in self.document_fields]
         texts = {"documents/name": self.documents, "documents/fields": fields, "sequences/path": self.paths}
         with undisturbed():
             draft = Draft()
-            draft.file.attrs.update(format=f"{FORMAT}: examples", schema=FILE_SCHEMA, modality=self.modality)
+            draft.file.attrs.update(format=KIND, schema=FILE_SCHEMA, modality=self.modality)
             for name, values in texts.items():
                 draft.file.create_dataset(name, data=list(values), shape=(len(values),), dtype=h5py.string_dtype())
             draft.file.create_group("positions")
@@ -240,3 +243,23 @@ class Examples:
         if examples.digest() != digest:
             raise DamageError(folder, Damage(FILE, "its contents differ from the digest in the manifest"))
         return examples
+
+    def check_derived(self, folder: Path) -> None:
+        """Hold what ``examples.h5`` has for other readers against this, the plan that was read from it.
+
+        Raises
+        ------
+        DamageError
+            If something differs.
+        """
+        try:
+            with read_hdf5(folder / FILE) as file:
+                said = {name: file[name][()] for name in self._derived()}
+                kind = (file.attrs["format"], int(file.attrs["schema"]))
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise DamageError(folder, Damage(FILE, f"cannot be read ({error})")) from error
+        if kind != (KIND, FILE_SCHEMA):
+            raise DamageError(folder, Damage(FILE, f"says that it is {kind[0]!r} in schema {kind[1]}"))
+        for name, wanted in self._derived().items():
+            if not np.array_equal(said[name], wanted):
+                raise DamageError(folder, Damage(FILE, "differs from the sequences and rows of the plan", f"/{name}"))

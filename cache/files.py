@@ -27,6 +27,28 @@ LIBRARY_VERSIONS = ("v110", "v110")
 BLOCK_BYTES = 4 << 20
 
 
+def as_folder(folder: str | Path) -> Path:
+    """Return the path of a folder, which need not exist.
+
+    Raises
+    ------
+    StoreError
+        For the address of an object store, which would be taken for a folder's name (a `Path` of one has lost a slash:
+        ``s3:/bucket/acts``), and for a path that the system does not allow.
+    """
+    scheme, _, rest = str(folder).partition(":/")
+    if rest and len(scheme) > 1 and scheme.isalnum() and not Path(f"{scheme}:").exists():
+        raise StoreError(
+            f"{folder} is an address: a store is a folder on a disk, so mount that, or copy what is there; single "
+            "shards are read through fsspec (docs/store.md, Ten terabytes)"
+        )
+    try:
+        Path(folder).exists()
+    except OSError as error:  # a name that is too long
+        raise StoreError(f"cannot use {folder}: {error.strerror or error}") from error
+    return Path(folder)
+
+
 def sync_file(path: Path) -> None:
     """Wait until a file's bytes are on the disk."""
     with path.open("r+b") as file:

@@ -32,7 +32,7 @@ def check_batch(batch: Mapping[str, Any], manifest: Manifest, next_row: int) -> 
     scales = {scale_column(n): n for n in manifest.int8_hook_points if n in arrays and arrays[n].dtype == np.int8}
     if arrays.keys() != activations.keys() | scales.keys():
         raise StoreError(f"append got hook points {sorted(arrays)}; the store has {sorted(activations)}")
-    lengths = {name: len(array) for name, array in arrays.items()}
+    lengths = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
         raise StoreError(f"append got different numbers of rows: {lengths}")
     n_rows = next(iter(lengths.values()))

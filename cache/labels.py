@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.files import PART, cannot_write, drop, make_folder, raw, read_hdf5, replace_hdf5
 from workbench.cache.lock import WriterLock
-from workbench.cache.schema import FORMAT
+from workbench.cache.schema import FORMAT, is_text
 
 FOLDER = "labels"
 FILE_SCHEMA = 1
@@ -25,6 +25,9 @@ LOCK_TIMEOUT_S = 30.0
 Level = Literal["row", "sequence", "document"]
 Kind = Literal["binary", "categories", "ordered", "number", "cyclic"]
 STORED_AS: dict[str, str] = {"binary": "|u1", "categories": "<i4", "ordered": "<i8", "number": "<f8", "cyclic": "<f8"}
+
+LARGEST_ORDERED = 2.0**63
+"""From here on a whole number is too large for int64."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,16 @@ class LabelInfo:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or "\0" in self.name or self.name == ".":
-            raise StoreError(f"label name {self.name!r}: must not be empty or '.', nor contain '/'")
-        if not re.fullmatch(r"\w[\w.-]*", self.group):
-            raise StoreError(f"label group {self.group!r}: letters, digits, '_', '-' and '.' only")
+        if not self.name or "/" in self.name or not is_text(self.name) or self.name == ".":
+            raise StoreError(f"label name {self.name!r}: must be UTF-8, not empty or '.', and not contain '/'")
+        _check_group(self.group)
         if self.level not in get_args(Level):
             raise StoreError(f"label {self.name!r}: level {self.level!r} must be one of {', '.join(get_args(Level))}")
         if self.kind not in get_args(Kind):
             raise StoreError(f"label {self.name!r}: kind {self.kind!r} must be one of {', '.join(get_args(Kind))}")
         if self.kind == "categories" and not self.categories:
             raise StoreError(f"label {self.name!r}: kind 'categories' needs the names of its categories")
-        if (self.kind == "cyclic") != (self.period is not None and self.period > 0):
+        if (self.kind == "cyclic") != (self.period is not None and 0 < self.period < np.inf):
             raise StoreError(f"label {self.name!r}: a period > 0 belongs to kind 'cyclic', and only to that")
 
 
@@ -110,6 +112,7 @@ def write_group(
     StoreError
         For a wrong length, a value that the kind does not allow, a name taken by another group.
     """
+    _check_group(group)  # where there are no labels, this is a file's name that nobody has looked at
     checked = {name: _checked(name, group, entry, lengths) for name, entry in labels.items()}
     path = _path(folder, group)
     try:
@@ -209,20 +212,24 @@ def _digest(info: LabelInfo, values: NDArray[Any], defined: NDArray[np.bool_]) -
 def _checked(
     name: str, group: str, entry: tuple[LabelInfo, ArrayLike, ArrayLike | None], lengths: Mapping[str, int]
 ) -> tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]:
-    info, given, mask = entry
+    info, values_given, mask = entry
     if (info.name, info.group) != (name, group):
         raise StoreError(f"label {name!r} of group {group!r} says that it is {info.name!r} of {info.group!r}")
-    values = np.asarray(given)
+    values = np.asarray(values_given)
     defined = np.ones(values.shape, np.bool_) if mask is None else np.asarray(mask, np.bool_)
     n = lengths[info.level]
     if values.shape != (n,) or defined.shape != (n,):
         raise StoreError(
             f"label {name!r}: values {values.shape} and mask {defined.shape}, but the store has {n} {info.level}s"
         )
-    present = values[defined].astype(np.float64)
+    given = values[defined]
+    try:
+        present = given.astype(np.float64, casting="unsafe" if values.dtype == object else "same_kind")
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"label {name!r}: values are {values.dtype}; they must be numbers") from error
     wrong = ~np.isfinite(present)
     if info.kind in {"binary", "categories", "ordered"}:
-        wrong |= present != np.floor(present)
+        wrong |= (present != np.floor(present)) | (np.abs(present) >= LARGEST_ORDERED)
     if info.kind in {"binary", "categories"}:
         n_values = 2 if info.kind == "binary" else len(info.categories)
         wrong |= (present < 0) | (present >= n_values)
@@ -230,5 +237,10 @@ def _checked(
         at = int(np.flatnonzero(defined)[wrong][0])
         raise StoreError(f"label {name!r}: {values[at]} at {info.level} {at} is no value of kind {info.kind!r}")
     stored = np.full(n, np.nan if info.kind in {"number", "cyclic"} else 0, STORED_AS[info.kind])
-    stored[defined] = values[defined]
+    stored[defined] = given
     return info, stored, defined
+
+
+def _check_group(group: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", group):
+        raise StoreError(f"label group {group!r}: letters, digits, '_', '-' and '.' only")

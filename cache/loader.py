@@ -133,13 +133,9 @@ class Shuffled(Loader, Iterator["dict[str, Tensor] | Tensor"]):
         }
         done = 0
         if state is not None:
-            for name in ("seed", "selection", "n_ranks"):
-                if state.get(name) != self._state[name]:
-                    raise StoreError(
-                        f"the loader's state is of another pass: {name} {state.get(name)!r}, now {self._state[name]!r}"
-                    )
+            _check_state(state, self._state)
             self._state = {name: state[name] for name in self._state}
-            done = int(state["rows_done"])
+            done = state["rows_done"]
         order = Epoch(
             selection.counts,
             self._state["chunks_per_window"],
@@ -147,6 +143,8 @@ class Shuffled(Loader, Iterator["dict[str, Tensor] | Tensor"]):
             rank,
             n_ranks,
         )
+        if done > max(order.rank_rows):
+            raise StoreError(f"the loader's state has rows_done {done}; a pass has {max(order.rank_rows)} rows")
         past_cache = self._state["epoch"] == 0 or not _fits_memory(reader, columns)
         super().__init__(
             reader,
@@ -195,6 +193,17 @@ class Sequential(Loader, Iterator["tuple[slice | NDArray[np.int64], dict[str, Te
         batch = self._next()
         rows = slice(int(self.rows[0]), int(self.rows[-1]) + 1) if self._every else self.rows
         return rows, next(iter(batch.values())) if self._alone else batch
+
+
+def _check_state(state: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse a state that is of another pass than ours, or that no pass has given."""
+    for name in ("seed", "selection", "n_ranks"):
+        if state.get(name) != ours[name]:
+            raise StoreError(f"the loader's state is of another pass: {name} {state.get(name)!r}, now {ours[name]!r}")
+    for name, least in {"epoch": 0, "chunks_per_window": 1, "rows_done": 0}.items():
+        value = state.get(name)
+        if not isinstance(value, int) or value < least:
+            raise StoreError(f"the loader's state has {name} {value!r}: must be a whole number, at least {least}")
 
 
 def _restored(

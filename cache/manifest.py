@@ -135,19 +135,21 @@ class Manifest:
         Raises
         ------
         StoreError
-            If there is no store, or a newer version of this software wrote it.
+            If there is no store, it cannot be read, or a newer version of this software wrote it.
         DamageError
             If the file is damaged.
         """
         path = folder / FILE
-        if not folder.is_dir():
-            raise StoreError(f"there is no folder {folder}; an activation store is made by `workbench capture`")
-        if not path.is_file():
-            raise StoreError(f"{folder} is not an activation store: it has no {FILE}")
         try:
+            if not folder.is_dir():
+                raise StoreError(f"there is no folder {folder}; an activation store is made by `workbench capture`")
+            if not path.is_file():
+                raise StoreError(f"{folder} is not an activation store: it has no {FILE}")
             content = json.loads(path.read_text(encoding="utf-8"))
             kind, schema = content["format"], content["schema"]
-        except (ValueError, KeyError, TypeError) as error:
+        except OSError as error:  # a name that is too long, a folder that is another's
+            raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamageError(folder, Damage(FILE, f"cannot be read ({error})")) from error
         if kind != FORMAT:
             raise StoreError(f"{folder} is not an activation store: {FILE} is of format {kind!r}, not {FORMAT!r}")

@@ -16,6 +16,7 @@ from workbench.cache import labels as label_files
 from workbench.cache.codes import Codes, codes_names, open_codes
 from workbench.cache.errors import Damage, StoreError, nearest
 from workbench.cache.examples import Examples, RowContext
+from workbench.cache.files import as_folder
 from workbench.cache.int8 import restore, stored_columns
 from workbench.cache.labels import LabelInfo, StoredLabel
 from workbench.cache.loader import BUFFER_BYTES, Sequential, Shuffled
@@ -41,12 +42,7 @@ def open_store(folder: str | Path) -> Store:
     StoreError
         If there is no store, a newer version wrote it, or the manifest is damaged.
     """
-    if "://" in str(folder):
-        raise StoreError(
-            f"{folder} is an address: a store is opened as a folder, so mount that or copy it; single shards are read "
-            "through fsspec (docs/store.md, Ten terabytes)"
-        )
-    return Store(Path(folder))
+    return Store(as_folder(folder))
 
 
 class Store:
@@ -394,7 +390,7 @@ class Store:
 
     # --- integrity ------------------------------------------------------------------------------------------------
     def verify(self, progress: Callable[[int], object] | None = None) -> list[Damage]:
-        """Check every byte of the committed shards, the plan, the labels, the codes, the tokenizer and the index.
+        """Check every byte of shards, codes and tokenizer, and all that plan, labels and index say.
 
         Parameters
         ----------

@@ -60,9 +60,9 @@ def row_numbers(rows: slice | ArrayLike, n_rows: int) -> NDArray[np.int64]:
         return np.flatnonzero(given)
     if given.size and not np.issubdtype(given.dtype, np.integer):
         raise StoreError(f"rows are {given.dtype}: must be integers or a bool mask")
-    numbers = given.astype(np.int64)
-    if outside := numbers[(numbers < -n_rows) | (numbers >= n_rows)].tolist():
+    if outside := given[(given < -n_rows) | (given >= n_rows)].tolist():  # before uint64 could become negative
         raise StoreError(f"row {outside[0]}: the store has {n_rows} rows, counted from 0")
+    numbers = given.astype(np.int64)
     return np.where(numbers < 0, numbers + n_rows, numbers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -73,7 +74,7 @@ class ActivationSpec:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row's values."""
-        return self.stored.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        return self.stored.itemsize * math.prod(self.shape)
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of the manifest."""
@@ -116,8 +117,13 @@ def check_hook_point_names(names: Mapping[str, ActivationSpec]) -> None:
     if not names:
         raise StoreError("no hook point given: a store needs at least one")
     for name in names:
-        if not name or "/" in name or "\0" in name or name in {".", ROWS}:
-            raise StoreError(f"hook point name {name!r}: must not be empty, '.' or {ROWS!r}, nor contain '/'")
+        if not name or "/" in name or not is_text(name) or name in {".", ROWS}:
+            raise StoreError(f"hook point name {name!r}: must be UTF-8, not empty, '.' or {ROWS!r}, nor contain '/'")
+
+
+def is_text(text: str) -> bool:
+    """Whether HDF5 can hold a text: without NUL, and without what stands for bytes that are no UTF-8."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def choose_chunk_rows(activations: Mapping[str, ActivationSpec]) -> int:

@@ -242,7 +242,7 @@ def _read_apart(shard: Shard, wanted: dict[str, Column]) -> list[Damage]:
 
 def _check_plan(folder: Path, manifest: Manifest) -> Iterator[Damage]:
     try:
-        Examples.read(folder, manifest.examples)
+        Examples.read(folder, manifest.examples).check_derived(folder)
     except DamageError as error:
         yield error.damage
 

@@ -17,7 +17,16 @@ from workbench.cache import layout, manifest_file, schema
 from workbench.cache.committing import Committing
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.examples import Examples
-from workbench.cache.files import PART, cannot_write, drop, file_digest, make_folder, sync_file, sync_folder
+from workbench.cache.files import (
+    PART,
+    as_folder,
+    cannot_write,
+    drop,
+    file_digest,
+    make_folder,
+    sync_file,
+    sync_folder,
+)
 from workbench.cache.incoming import FirstRows, check_batch, given_factors, to_stored
 from workbench.cache.index import write_index
 from workbench.cache.layout import Cut, columns
@@ -75,7 +84,7 @@ class StoreWriter(Committing):
         rows_per_shard: int | None = None,
         factors: Mapping[str, ArrayLike] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = as_folder(folder)
         planned = _plan(activations, examples, manifest, rows_per_shard)
         self._manifest = replace(planned, int8_factors=given_factors(factors, planned))
         self._examples = examples
@@ -293,13 +302,15 @@ def _plan(
 
 def _make_folder(folder: Path) -> None:
     """Make the store's folder; refuse one that holds something else."""
-    ours = {".lock", manifest_file.FILE, examples_file.FILE, layout.FOLDER, "tokenizer", "labels", "index.h5"}
+    files = {".lock", manifest_file.FILE, examples_file.FILE, "index.h5", "repair.json"}
+    ours = files | {layout.FOLDER, "labels", "codes", "tokenizer", "tokenizer.old"}
     try:
         make_folder(folder)
         others = [path.name for path in folder.iterdir() if path.name.removesuffix(PART) not in ours]
     except (FileExistsError, NotADirectoryError):
-        file = next((path for path in (folder, *folder.parents) if path.is_file()), folder)
-        raise StoreError(f"{file} is a file; a store is a folder") from None
+        file = next((path for path in (folder, *folder.parents) if path.is_file() or path.is_symlink()), folder)
+        what = "a link to nothing" if file.is_symlink() and not file.exists() else "a file"
+        raise StoreError(f"{file} is {what}; a store is a folder") from None
     except OSError as error:
         raise cannot_write(folder, error) from error
     if others and not (folder / manifest_file.FILE).exists():

@@ -226,6 +226,12 @@ def test_a_damaged_plan_without_its_dataset_costs_nothing_else(store_of, made, t
         assert [done["examples.h5"].repaired, done[SHARD].repaired] == [False, True]
         assert "give --data" in done["examples.h5"].what
         assert all(each.repaired for each in repair_store(folder, data=elsewhere))
+        with h5py.File(folder / "examples.h5") as file:
+            place = file["sequences/first_row"].id.get_offset()
+        flip(folder / "examples.h5", place)  # derived from the rest
+        assert [str(each) for each in repair_store(folder)] == [
+            "examples.h5: repaired: written anew out of what it held"
+        ]
     finally:
         elsewhere.rename(made / "corpus.jsonl")
     assert contents(folder) == want

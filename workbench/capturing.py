@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from workbench.cache import Store, StoreWriter, open_store
+from workbench.cache.files import as_folder
 from workbench.cache.folders import CHECKSUMS, check_folder, put_folder
 from workbench.capture_passes import forward
 from workbench.capture_plan import Plan, Planner
@@ -96,6 +97,7 @@ def capture(
     workbench.cache.StoreError
         If the folder holds another store or something else, or cannot be written.
     """
+    folder = as_folder(out)
     subject = (
         load_subject(model, device=device, dtype=dtype, device_map=device_map) if isinstance(model, str) else model
     )
@@ -110,7 +112,6 @@ def capture(
     if rows is not None and plan.examples.n_rows < rows:
         log.info("%s has %d rows of the %d asked for", dataset.address, plan.examples.n_rows, rows)
     manifest = describe(subject, dataset, plan, hooks, positions, rows, context_length, seed, batch_size)
-    folder = Path(out)
     there = set(open_store(folder).labels) if (folder / "manifest.json").is_file() else set()
     is_labelled = there >= {spec.name for spec in dataset.label_specs}
     table = labels_of_dataset(plan.examples, dataset, plan.documents) if labels and not is_labelled else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,9 @@ class _Repairs:
             self._done.append(Repair(file, str(error), False))
 
     def _plan(self) -> str:
+        with suppress(DamageError):
+            Examples.read(self._folder, self._manifest.examples).write(self._folder)
+            return "written anew out of what it held"
         self._again.plan.examples.write(self._folder)
         return "made anew from model and dataset, and the same"
 

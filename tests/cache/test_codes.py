@@ -166,6 +166,14 @@ def test_a_failure_at_any_step_that_changes_the_disk_loses_the_open_shard_at_mos
     assert contents(tmp_path / "whole") == contents(tmp_path / "pieces")
 
 
+def test_a_lost_manifest_is_damage(tmp_path):
+    write(tmp_path, dense_codes(20))
+    (tmp_path / "codes/d/manifest.json").unlink()
+    assert [str(damage) for damage in check_codes(tmp_path)] == ["codes/d/manifest.json: is missing"]
+    (tmp_path / "codes/e/shards").mkdir(parents=True)  # of a writer that was killed before it had one
+    assert len(list(check_codes(tmp_path))) == 1
+
+
 BAD_INPUT = [
     pytest.param({"name": "../d"}, "a name has letters, digits", id="name"),
     pytest.param({"fingerprints": {"store": "s", "dictionary": "e"}}, "another dictionary (d, now e)", id="dictionary"),

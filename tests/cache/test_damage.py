@@ -64,6 +64,16 @@ def test_a_flipped_bit_names_shard_dataset_and_chunk(store_folder, arrays):
     assert store.read(RESID, slice(33, 34), verify=False).shape == (1, 5)  # asked for, and given
 
 
+@pytest.mark.parametrize("dataset", ["sequences/first_row", "sequences/n_rows"])
+def test_what_the_plan_has_for_other_readers_is_verified(store_folder, dataset):
+    path = store_folder / "examples.h5"
+    with h5py.File(path) as file:
+        place = file[dataset].id.get_offset() + 8
+    flip(path, place)
+    (damage,) = open_store(store_folder).verify()
+    assert (damage.file, damage.dataset) == ("examples.h5", f"/{dataset}")
+
+
 def outcome(read):
     """What a read gives, or the file that it names as damaged."""
     try:

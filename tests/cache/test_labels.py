@@ -72,6 +72,11 @@ BAD = [
     pytest.param(info(kind="ordered"), np.full(100, 0.5), "no value of kind 'ordered'", id="fraction"),
     pytest.param(info(kind="number"), np.full(100, np.nan), "nan at row 0", id="nan where defined"),
     pytest.param(info(group="other"), np.ones(100), "label 'keyword' of group 'tokens' says", id="group"),
+    pytest.param(info(kind="ordered"), np.full(100, 1e30), "1e\\+30 at row 0 is no value of kind 'ordered'", id="huge"),
+    pytest.param(info(kind="ordered"), np.full(100, 2**63, np.uint64), "9223372036854775808 at row 0", id="unsigned"),
+    pytest.param(info(kind="ordered"), [2**70] * 100, "1180591620717411303424 at row 0", id="beyond any integer"),
+    pytest.param(info(kind="number"), np.full(100, 1j), "values are complex128; they must be numbers", id="complex"),
+    pytest.param(info(), ["yes"] * 100, "values are <U3; they must be numbers", id="words"),
 ]
 
 
@@ -90,6 +95,8 @@ BAD_INFOS = [
     pytest.param({"kind": "bool"}, "must be one of binary, categories", id="kind"),
     pytest.param({"kind": "categories"}, "needs the names of its categories", id="no categories"),
     pytest.param({"kind": "cyclic"}, "a period > 0 belongs to kind 'cyclic'", id="no period"),
+    pytest.param({"kind": "cyclic", "period": np.inf}, "a period > 0 belongs to kind 'cyclic'", id="endless period"),
+    pytest.param({"name": "caf\udce9"}, r"label name 'caf\\udce9': must be UTF-8", id="no text"),
     pytest.param({"period": 7.0}, "a period > 0 belongs to kind 'cyclic'", id="a period too many"),
 ]
 
@@ -106,6 +113,13 @@ def test_names_are_unique_in_a_store(store):
         store.add_labels("other", {"keyword": (info(group="other"), np.ones(100), None)})
     with pytest.raises(StoreError, match="has no label 'keywrod'; nearest: keyword"):
         store.label("keywrod")
+
+
+@pytest.mark.parametrize("group", ["../shards/000000", "..", "", "/tmp/x"])
+def test_no_file_beside_the_groups_can_be_removed(store, group):
+    with pytest.raises(StoreError, match="label group"):
+        store.add_labels(group, {})
+    assert store.verify() == []
 
 
 def test_damage_is_named(store, store_folder):

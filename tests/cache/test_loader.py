@@ -168,6 +168,23 @@ def test_a_state_of_another_pass_is_refused(store):
     resumed.close()
 
 
+BAD_STATES = [
+    pytest.param({"rows_done": -1}, "rows_done -1: must be a whole number, at least 0", id="before the start"),
+    pytest.param({"rows_done": 10**6}, "rows_done 1000000; a pass has", id="after the end"),
+    pytest.param({"rows_done": 2.5}, "rows_done 2.5: must be", id="fraction"),
+    pytest.param({"rows_done": None}, "rows_done None: must be", id="nothing"),
+    pytest.param({"chunks_per_window": 0}, "chunks_per_window 0: must be .* at least 1", id="no window"),
+    pytest.param({"epoch": "1"}, "epoch '1': must be", id="text"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), BAD_STATES)
+def test_a_state_that_no_pass_has_given_is_refused(store, change, says):
+    state = store.shuffled("number", batch_rows=50, seed=0).state()
+    with pytest.raises(StoreError, match=says):
+        store.shuffled("number", batch_rows=50, seed=0, state=state | change)
+
+
 def test_windows_before_the_state_are_not_read(store, monkeypatch):
     loader = store.shuffled("number", batch_rows=50, seed=0, buffer_bytes=500)
     for _ in range(8):

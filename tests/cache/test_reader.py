@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -62,6 +63,7 @@ BAD_READS = [
     pytest.param(lambda s: s.read("blocks.0.hook_resid_pst"), f"no hook point .*; nearest: {RESID}, ", id="misspelt"),
     pytest.param(lambda s: s.read_tensor("x"), "has no hook point 'x'; nearest: ", id="nothing like it"),
     pytest.param(lambda s: s.read(RESID, [0, 100]), "row 100: the store has 100 rows", id="beyond the end"),
+    pytest.param(lambda s: s.read(RESID, np.array([2**64 - 1], np.uint64)), "row 18446744073709551615", id="unsigned"),
     pytest.param(lambda s: s.read(RESID, -101), "row -101: the store has 100 rows", id="before the start"),
     pytest.param(lambda s: s.read(RESID, np.ones(99, bool)), "the mask has 99 entries; the store has 100", id="mask"),
     pytest.param(lambda s: s.read(RESID, [1.5]), "rows are float64: must be integers", id="fraction"),
@@ -167,7 +169,19 @@ def test_writing_reading_and_verifying_need_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/acts", "memory://acts"])
-def test_an_address_of_an_object_store_is_no_folder(address):
-    with pytest.raises(StoreError, match=f"{address} is an address: a store is opened as a folder"):
-        open_store(address)
+@pytest.mark.parametrize("address", ["s3://bucket/acts", "memory://acts", Path("s3://bucket/acts")])
+def test_an_address_of_an_object_store_is_no_folder(address, specs, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for use in (open_store, lambda folder: StoreWriter(folder, specs, ExamplesBuilder().build(), {})):
+        with pytest.raises(StoreError, match=f"{address} is an address: a store is a folder"):
+            use(address)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_the_system_does_not_allow_is_explained(specs, tmp_path):
+    for use in (open_store, lambda folder: StoreWriter(folder, specs, ExamplesBuilder().build(), {})):
+        with pytest.raises(StoreError, match=r"cannot use .*: File name too long"):
+            use(tmp_path / ("x" * 300))
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(StoreError, match="link is a link to nothing; a store is a folder"):
+        StoreWriter(tmp_path / "link", specs, ExamplesBuilder().build(), {})

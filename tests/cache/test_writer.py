@@ -116,6 +116,7 @@ BAD_BATCHES = [
     pytest.param(lambda _: {}, "append got hook points", id="nothing"),
     pytest.param(lambda a: {**a, "extra": a[RESID]}, "append got hook points", id="one too many"),
     pytest.param(lambda a: {**a, RESID: a[RESID][1:]}, "numbers of rows", id="ragged"),
+    pytest.param(lambda a: {**a, RESID: np.float32(1)}, "numbers of rows", id="a number"),
     pytest.param(
         lambda a: {k: np.repeat(v, 2, 0) for k, v in a.items()}, "200 rows at row 0; the plan has 100", id="2x"
     ),
@@ -161,6 +162,7 @@ def test_float32_is_rounded(tmp_path, specs, examples, manifest):
 BAD_STORES = [
     pytest.param({"activations": {}}, "no hook point given", id="no hook points"),
     pytest.param({"activations": {"a/b": ActivationSpec((), (), "float32")}}, "'a/b'", id="slash"),
+    pytest.param({"activations": {"caf\udce9": ActivationSpec((), (), "float32")}}, "must be UTF-8", id="no text"),
     pytest.param({"activations": {"rows": ActivationSpec((), (), "float32")}}, "'rows'", id="taken name"),
     pytest.param({"rows_per_shard": 0}, "rows_per_shard=0: must be at least 1", id="no rows per shard"),
 ]
@@ -245,7 +247,11 @@ def test_shards_of_another_capture_are_not_adopted(store_folder, specs, examples
     assert store.read(RESID).tobytes() == other[RESID].tobytes()
 
 
-def test_a_lost_manifest_is_made_anew_by_the_same_capture(store_folder, specs, examples, manifest):
+@pytest.mark.parametrize("beside", [(), ("codes/d/manifest.json", "labels/g.h5", "tokenizer/x", "repair.json")])
+def test_a_lost_manifest_is_made_anew_by_the_same_capture(store_folder, specs, examples, manifest, beside):
+    for name in beside:
+        (store_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (store_folder / name).write_bytes(b"whatever")
     want = files(store_folder)
     (store_folder / "manifest.json").unlink()
     StoreWriter(store_folder, specs, examples, manifest, rows_per_shard=24).close()

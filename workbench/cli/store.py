@@ -59,7 +59,7 @@ def info(folder: Folder, json: options.Json = False) -> None:
 
 @app.command("verify")
 def verify(folder: Folder, json: options.Json = False) -> None:
-    """Check every byte against its checksum; exit code 1 if there is damage."""
+    """Hold everything against its checksums; exit code 1 if there is damage."""
     from workbench.cache import DamageError, open_store
     from workbench.progress import progress
 

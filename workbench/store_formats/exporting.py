@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.cache import Store, open_store
+from workbench.cache.files import as_folder
 from workbench.errors import UserError, nearest
 from workbench.progress import progress
 from workbench.store_formats.export_folder import PROGRESS, ExportFolder
@@ -132,7 +133,7 @@ def export_store(
         "pack": pack,
         "file_bytes": file_bytes,
     }
-    folder = Path(out)
+    folder = as_folder(out)
     remarks = kind.remarks(store, taken, n_wanted=n_wanted, n_rows=n_rows, window_rows=window_rows, pack=pack)
     if not finished_export(folder, identity):
         if not store.finished:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from workbench.cache import Store, StoreWriter, open_store
 from workbench.cache import labels as label_files
-from workbench.cache.files import BLOCK_BYTES, cannot_write
+from workbench.cache.files import BLOCK_BYTES, as_folder, cannot_write
 from workbench.cache.prefetch import Prefetcher
 from workbench.errors import UserError
 from workbench.progress import Ticker, progress
@@ -81,13 +81,13 @@ def import_store(
     workbench.cache.StoreError
         If the folder holds another store or something else, or cannot be written.
     """
-    path = Path(source).expanduser()
+    path = as_folder(source).expanduser()
     asked = (hooks,) if isinstance(hooks, str) else tuple(hooks)
     options = Options(asked, layout, tokens, documents, tuple(special_tokens), store_dtype)
     opened = open_source(path, kind, options)
     digests = hash_files(opened)
     specs = {name: column.spec for name, column in opened.columns.items()}
-    folder = Path(out)
+    folder = as_folder(out)
     with StoreWriter(folder, specs, opened.examples, describe_import(opened, digests)) as writer:
         if writer.finished:
             log.info("%s is finished: %d rows", folder, writer.n_rows)
