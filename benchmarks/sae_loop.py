@@ -108,7 +108,7 @@ def make_trainer(store: Store, asked: argparse.Namespace) -> Trainer:
     place = measured(HOOK, sample[HOOK])
     site = Site((place,), (place,))
     x, _ = site.take(sample, torch.device("cpu"))
-    weights = start(x, settings, torch.Generator().manual_seed(0))
+    weights = start(x, x, settings, torch.Generator().manual_seed(0))
     held_out = {HOOK: sample[HOOK][:HELD_OUT_ROWS]}
     return Trainer(settings, weights, site, float((x - x.mean(0)).pow(2).mean()), held_out)
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from measuring import machine
 from numpy.typing import NDArray
+from rich.progress import track
 from scipy.stats import t
 
 import workbench as wb
@@ -108,7 +109,7 @@ def train(order: Order, settings: Settings, sample: torch.Tensor, check: torch.T
     site = Site((place,), (place,))
     x, _ = site.take({HOOK_POINT: sample}, torch.device("cpu"))
     variance = float((x - x.mean(0)).pow(2).mean())
-    weights = start(x, settings, torch.Generator().manual_seed(seed))
+    weights = start(x, x, settings, torch.Generator().manual_seed(seed))
     trainer = Trainer(settings, weights, site, variance, {HOOK_POINT: check})
     epoch = 0
     while trainer.rows_done < settings.rows:
@@ -179,9 +180,9 @@ def compare(store: Store, n_seeds: int, epochs: int) -> None:
     config = SaeConfig(latents=LATENTS, k=K, train=TrainConfig(rows=epochs * len(rows), batch_rows=BATCH_ROWS))
     settings = choose_settings(config, x.shape[1], len(rows))
     losses: dict[str, list[float]] = {name: [] for name in orders}
-    for seed in range(n_seeds):
-        for name, order in orders.items():
-            losses[name].append(train(order, settings, sample, check, seed))
+    trainings = [(seed, name) for seed in range(n_seeds) for name in orders]
+    for seed, name in track(trainings, "Training"):
+        losses[name].append(train(orders[name], settings, sample, check, seed))
     print(f"\n{LATENTS} latents, k={K}, {settings.n_steps} steps, {n_seeds} seeds; loss: held-out variance unexplained")
     print_losses(losses)
 
