@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.cache import manifest_file
 from workbench.cache.errors import Damage, DamageError, StoreError
-from workbench.cache.manifest_file import FILE, ShardEntry, checksum, fingerprint
+from workbench.cache.manifest_file import FILE, ShardEntry, check_cut, checksum, fingerprint
 from workbench.cache.schema import FORMAT
 
 FOLDER = "codes"
@@ -128,10 +128,16 @@ class CodesManifest:
             )
         if kind != KIND or written != checksum(content):
             raise DamageError(store, Damage(where, "its contents differ from its checksum"))
-        return cls.from_json(content)
+        try:
+            manifest = cls.from_json(content)
+            manifest.value_type  # noqa: B018 - there is one
+            check_cut(manifest.shards, manifest.n_rows, manifest.rows_per_shard)
+        except (ValueError, KeyError, TypeError) as error:  # with a right checksum: written wrongly
+            raise DamageError(store, Damage(where, f"is not what it should be ({error!r})")) from error
+        return manifest
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CodesManifest:
         """Read the JSON form, checksum taken off."""
         fields = {name: content[name] for name in cls.__dataclass_fields__}
-        return cls(**{**fields, "shards": tuple(CodesEntry(**entry) for entry in content["shards"])})
+        return cls(**{**fields, "shards": tuple(map(CodesEntry.from_json, content["shards"]))})

@@ -18,7 +18,7 @@ from workbench.cache.committing import Committing
 from workbench.cache.errors import StoreError
 from workbench.cache.files import PART, cannot_write, make_folder
 from workbench.cache.lock import WriterLock
-from workbench.cache.manifest_file import FILE
+from workbench.cache.manifest_file import FILE, shard_name
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -170,7 +170,7 @@ class CodesWriter(Committing):
         )
         shards = self._manifest.shards
         entry = write_shard(
-            self.folder, f"{len(shards):06d}.h5", self._manifest.committed_rows, entries, self._manifest
+            self.folder, shard_name(len(shards)), self._manifest.committed_rows, entries, self._manifest
         )
         self._replace(replace(self._manifest, shards=(*shards, entry)))
 

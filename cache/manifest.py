@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from workbench.cache import manifest_file
 from workbench.cache.errors import Damage, DamageError, StoreError
 from workbench.cache.int8 import from_text
-from workbench.cache.manifest_file import FILE, ShardEntry, checksum, fingerprint
+from workbench.cache.manifest_file import FILE, ShardEntry, check_cut, checksum, fingerprint
 from workbench.cache.schema import FORMAT, SCHEMA, ActivationSpec, Modality, schema_of
 
 
@@ -159,7 +159,14 @@ class Manifest:
             )
         if content.pop("checksum", None) != checksum(content):
             raise DamageError(folder, Damage(FILE, "its contents differ from its checksum"))
-        return cls.from_json(content)
+        try:
+            manifest = cls.from_json(content)
+            if manifest.n_rows < 0 or manifest.rows_per_shard < 1 or manifest.chunk_rows < 1:
+                raise ValueError("numbers of rows that cannot be")
+            check_cut(manifest.shards, manifest.n_rows, manifest.rows_per_shard)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # with a right checksum: written wrongly
+            raise DamageError(folder, Damage(FILE, f"is not what it should be ({error!r})")) from error
+        return manifest
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Manifest:
@@ -173,7 +180,7 @@ class Manifest:
             fingerprints=dict(content["fingerprints"]),
             examples=content["examples"],
             provenance={name: value for name, value in content.items() if name not in RESERVED},
-            shards=tuple(ShardEntry(**entry) for entry in content["shards"]),
+            shards=tuple(ShardEntry.from_json(entry) for entry in content["shards"]),
             finished=content["finished"],
             int8_factors=dict(content.get("int8_factors", {})),
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import xxhash
 
@@ -42,6 +42,11 @@ class ShardEntry:
     digest: str
     content: str
 
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Self:
+        """Read an entry of the manifest; what a later version has added to it is left out."""
+        return cls(**{each.name: entry[each.name] for each in fields(cls)})
+
     @property
     def end_row(self) -> int:
         """First row after it."""
@@ -51,6 +56,11 @@ class ShardEntry:
     def text(self) -> str:
         """JSON form, keys sorted; kept, for the manifest is written at each commit and is mostly this."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard, which counts from 0."""
+    return f"{number:06d}.h5"
 
 
 def write(folder: Path, content: Mapping[str, Any], shards: Sequence[ShardEntry]) -> None:
@@ -69,6 +79,15 @@ def write(folder: Path, content: Mapping[str, Any], shards: Sequence[ShardEntry]
         path.write_text(text, encoding="utf-8")
 
     replace_file(folder / FILE, put)
+
+
+def check_cut(shards: Sequence[ShardEntry], n_rows: int, rows_per_shard: int) -> None:
+    """Raise ValueError where shards do not follow each other, full but for the last, under their own names."""
+    for number, shard in enumerate(shards):
+        first_row = number * rows_per_shard
+        wanted = (shard_name(number), first_row, min(rows_per_shard, n_rows - first_row))
+        if (shard.name, shard.first_row, shard.n_rows) != wanted or shard.n_rows < 1:
+            raise ValueError(f"shard {number} is {shard.name} of {shard.n_rows} rows from row {shard.first_row} on")
 
 
 def checksum(content: Any) -> str:

@@ -32,7 +32,7 @@ from workbench.cache.index import write_index
 from workbench.cache.layout import Cut, columns
 from workbench.cache.lock import WriterLock
 from workbench.cache.manifest import Manifest, check_provenance
-from workbench.cache.manifest_file import ShardEntry
+from workbench.cache.manifest_file import ShardEntry, shard_name
 from workbench.cache.open_shard import OpenShard
 from workbench.cache.schema import ROWS, ActivationSpec
 from workbench.cache.shard import Shard, content_digest
@@ -246,14 +246,14 @@ class StoreWriter(Committing):
         """Return name, cut and first row of the shard after the last listed one."""
         first_row = self._manifest.committed_rows
         n_rows = min(self._manifest.rows_per_shard, self._manifest.n_rows - first_row)
-        return f"{len(self._manifest.shards):06d}.h5", Cut(n_rows, self._manifest.chunk_rows), first_row
+        return shard_name(len(self._manifest.shards)), Cut(n_rows, self._manifest.chunk_rows), first_row
 
     def _next_shard(self) -> OpenShard:
         number, n_before = divmod(self.next_row, self._manifest.rows_per_shard)
         assert n_before == 0  # shards are full but for the last, and the last is the end
         n_rows = min(self._manifest.rows_per_shard, self.n_rows - self.next_row)
         cut = Cut(n_rows, self._manifest.chunk_rows)
-        path = self.folder / layout.FOLDER / f"{number:06d}.h5"
+        path = self.folder / layout.FOLDER / shard_name(number)
         origins = self._examples.origins(self.next_row, self.next_row + n_rows)
         self._open = OpenShard(path, self._columns, cut, self.next_row, origins, self._manifest.capture)
         return self._open

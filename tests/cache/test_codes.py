@@ -1,5 +1,6 @@
 """Codes come back by row and by latent as they were written; damage is named; kills lose nothing."""
 
+import json
 import os
 import pickle  # noqa: TID251
 import random
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from workbench.cache import CodesWriter, StoreError, open_store
 from workbench.cache.codes import check_codes, open_codes
 from workbench.cache.errors import DamageError
+from workbench.cache.manifest_file import checksum
 
 LATENTS = 7
 
@@ -164,6 +166,17 @@ def test_a_failure_at_any_step_that_changes_the_disk_loses_the_open_shard_at_mos
             stray.write_bytes(b"stray")
     write(tmp_path / "pieces", dense)
     assert contents(tmp_path / "whole") == contents(tmp_path / "pieces")
+
+
+def test_a_manifest_written_wrongly_is_damage_and_what_a_later_version_adds_is_left_alone(tmp_path):
+    write(tmp_path, dense_codes(20))
+    path = tmp_path / "codes/d/manifest.json"
+    whole = json.loads(path.read_text())
+    del whole["checksum"]
+    for change, n_faults in ({"rows_per_shard": 9}, 1), ({"dtype": None}, 1), ({"color": "red"}, 0):
+        content = whole | change | {"shards": [entry | {"color": "red"} for entry in whole["shards"]]}
+        path.write_text(json.dumps(content | {"checksum": checksum(content)}))
+        assert len(list(check_codes(tmp_path))) == n_faults
 
 
 def test_a_lost_manifest_is_damage(tmp_path):

@@ -7,7 +7,9 @@ import xxhash
 
 from workbench.cache import ActivationSpec, DamageError, StoreError, StoreWriter, open_store
 from workbench.cache.manifest import Manifest
-from workbench.cache.manifest_file import ShardEntry
+from workbench.cache.manifest_file import ShardEntry, checksum
+
+RESID = "blocks.0.hook_resid_post"
 
 
 def rewrite(folder, **changes):
@@ -75,6 +77,49 @@ def test_no_flipped_bit_is_believed(store_folder):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ (1 << place % 8)]) + sound[place + 1 :])
         with contextlib.suppress(StoreError):
             assert open_store(store_folder).manifest == manifest  # a flip in white space
+
+
+def with_shard(content, **changes):
+    return {"shards": [*content["shards"][:-1], content["shards"][-1] | changes]}
+
+
+def sealed(folder, change):
+    """Change a manifest, and give it the checksum that goes with that."""
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["checksum"]
+    content |= change(content)
+    rewrite(folder, **content, checksum=checksum(content))
+
+
+WRITTEN_WRONGLY = [
+    pytest.param(lambda c: {"shards": None}, id="no shards"),
+    pytest.param(lambda c: {"chunk_rows": 0}, id="empty chunks"),
+    pytest.param(lambda c: {"rows_per_shard": 0}, id="empty shards"),
+    pytest.param(lambda c: {"rows_per_shard": 23}, id="another cut"),
+    pytest.param(lambda c: {"n_rows": 99}, id="fewer rows"),
+    pytest.param(lambda c: {"shards": c["shards"][1:]}, id="the first is gone"),
+    pytest.param(lambda c: {"shards": c["shards"][::-1]}, id="order"),
+    pytest.param(lambda c: with_shard(c, name="../../shard.h5"), id="a file elsewhere"),
+    pytest.param(lambda c: with_shard(c, n_rows=5), id="a row too many"),
+    pytest.param(lambda c: with_shard(c, n_rows="4"), id="text"),
+]
+
+
+@pytest.mark.parametrize("change", WRITTEN_WRONGLY)
+def test_one_that_cannot_be_is_damaged_though_its_checksum_is_right(store_folder, change):
+    sealed(store_folder, change)
+    with pytest.raises(DamageError, match=r"manifest\.json: is not what it should be"):
+        open_store(store_folder)
+
+
+def test_what_a_later_version_adds_is_left_alone(store_folder):
+    """A new optional key does not raise the schema, wherever it stands."""
+    activations = {RESID: {"axes": ["d_model"], "shape": [5], "dtype": "float32", "unit": "resid", "color": "red"}}
+    sealed(store_folder, lambda c: {**with_shard(c, color="red"), "color": "red"})
+    sealed(store_folder, lambda c: {"activations": c["activations"] | activations})
+    store = open_store(store_folder)
+    assert store.manifest["color"] == "red"
+    assert store.verify() == []
 
 
 @pytest.mark.parametrize("n", [0, 1, 100])
