@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache.errors import Damage, DamageError, StoreError
+from workbench.cache.examples import Examples
 from workbench.cache.files import PART, cannot_write, drop, make_folder, raw, read_hdf5, replace_hdf5
 from workbench.cache.lock import WriterLock
 from workbench.cache.schema import FORMAT, is_text
@@ -88,7 +89,7 @@ def write_group(
     folder: Path,
     group: str,
     labels: Mapping[str, tuple[LabelInfo, ArrayLike, ArrayLike | None]],
-    lengths: Mapping[str, int],
+    examples: Examples,
     *,
     damaged: Collection[str] = (),
 ) -> None:
@@ -102,8 +103,9 @@ def write_group(
         Every label's own group.
     labels : mapping of name to (LabelInfo, values [n], defined bool [n] or None)
         None: defined everywhere. What stands in `values` where a label is not defined has no meaning.
-    lengths : mapping of str to int
-        How many values each level has.
+    examples : Examples
+        The store's plan: how many values each level has, and which plan that is, so that the labels of another store
+        are not taken for its own.
     damaged : collection of str
         Other groups whose files cannot be read; their labels' names are not known.
 
@@ -113,6 +115,7 @@ def write_group(
         For a wrong length, a value that the kind does not allow, a name taken by another group.
     """
     _check_group(group)  # where there are no labels, this is a file's name that nobody has looked at
+    lengths = _lengths(examples)
     checked = {name: _checked(name, group, entry, lengths) for name, entry in labels.items()}
     path = _path(folder, group)
     try:
@@ -129,7 +132,8 @@ def write_group(
         for name in checked.keys() & taken.keys():
             raise StoreError(f"label {name!r} is in group {taken[name]!r} already: choose another name")
         if checked:
-            replace_hdf5(path, lambda file: _fill(file, group, checked))
+            plan = examples.digest()
+            replace_hdf5(path, lambda file: _fill(file, group, plan, checked))
         else:
             path.unlink(missing_ok=True)
     finally:
@@ -137,32 +141,53 @@ def write_group(
 
 
 def digests(
-    group: str, labels: Mapping[str, tuple[LabelInfo, ArrayLike, ArrayLike | None]], lengths: Mapping[str, int]
+    group: str, labels: Mapping[str, tuple[LabelInfo, ArrayLike, ArrayLike | None]], examples: Examples
 ) -> dict[str, str]:
     """Return the hash that each label has once `write_group` has written it."""
+    lengths = _lengths(examples)
     checked = {name: _checked(name, group, entry, lengths) for name, entry in labels.items()}
     return {name: _digest(*each) for name, each in checked.items()}
 
 
-def read_infos(folder: Path) -> dict[str, StoredLabel]:
+def read_infos(folder: Path, plan: str | None = None) -> dict[str, StoredLabel]:
     """Return what the labels of a store mean, by name, without their values; groups in order of their names."""
-    return {name: label for path in group_files(folder) for name, label in read_group(folder, path).items()}
+    return {name: label for path in group_files(folder) for name, label in read_group(folder, path, plan).items()}
 
 
-def read_group(folder: Path, path: Path) -> dict[str, StoredLabel]:
-    """Return what the labels of one group's file mean, by name, in the order in which they were given."""
+def read_group(folder: Path, path: Path, plan: str | None = None) -> dict[str, StoredLabel]:
+    """Return what the labels of one group's file mean, by name, in the order in which they were given.
+
+    Parameters
+    ----------
+    folder : Path
+        The store.
+    path : Path
+        Of `group_files`.
+    plan : str, optional
+        Digest of the store's plan: a file that says that it is of another is damage. Older files do not say.
+
+    Raises
+    ------
+    DamageError
+        If the file cannot be read, or is of another store.
+    StoreError
+        If a newer version wrote it.
+    """
     found: dict[str, StoredLabel] = {}
     try:
         with read_hdf5(path) as file:
             schema = int(file.attrs["schema"])
             if schema > FILE_SCHEMA:
                 raise StoreError(f"{path} was written in schema {schema}; this version reads up to {FILE_SCHEMA}")
+            of = file.attrs.get("examples", plan)
             for name in json.loads(file.attrs["order"]):
                 fields = json.loads(file[name].attrs["info"])
                 info = LabelInfo(**{**fields, "categories": tuple(fields["categories"])})
                 found[name] = StoredLabel(info, file[name].attrs["xxh3_128"])
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DamageError(folder, Damage(f"{FOLDER}/{path.name}", f"cannot be read ({error})")) from error
+    if plan is not None and of != plan:
+        raise DamageError(folder, Damage(f"{FOLDER}/{path.name}", "has the labels of another store's rows"))
     return found
 
 
@@ -193,8 +218,16 @@ def _path(folder: Path, group: str) -> Path:
     return folder / FOLDER / f"{group}.h5"
 
 
-def _fill(file: Any, group: str, labels: dict[str, tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]]) -> None:
+def _lengths(examples: Examples) -> dict[str, int]:
+    """Return how many values a label of each level has."""
+    return {"row": examples.n_rows, "sequence": examples.n_sequences, "document": len(examples.documents)}
+
+
+def _fill(
+    file: Any, group: str, plan: str, labels: dict[str, tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]]
+) -> None:
     file.attrs.update(format=f"{FORMAT}: labels", schema=FILE_SCHEMA, group=group, order=json.dumps(list(labels)))
+    file.attrs["examples"] = plan
     for name, (info, values, defined) in labels.items():
         made = file.create_group(name)
         made.attrs.update(info=json.dumps(asdict(info)), xxh3_128=_digest(info, values, defined))

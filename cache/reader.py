@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from workbench.cache import labels as label_files
 from workbench.cache.codes import Codes, codes_names, open_codes
-from workbench.cache.errors import Damage, StoreError, nearest
+from workbench.cache.errors import Damage, DamageError, StoreError, nearest
 from workbench.cache.examples import Examples, RowContext
 from workbench.cache.files import as_folder
 from workbench.cache.int8 import restore, stored_columns
@@ -336,7 +336,11 @@ class Store:
             raise StoreError(f"{self.folder} has no label {name!r}; nearest: {nearest(name, found)}")
         level = found[name].info.level
         values, defined = label_files.read_values(self.folder, found[name])
-        at = slice(self.n_rows) if level == "row" else self.origins[level]
+        at = np.arange(self.n_rows) if level == "row" else self.origins[level]
+        wrong = len(values) != self.n_rows_planned if level == "row" else len(values) <= at.max(initial=-1)
+        if wrong:  # of an older version's, which do not say whose they are
+            where = f"{label_files.FOLDER}/{found[name].info.group}.h5"
+            raise DamageError(self.folder, Damage(where, f"has {len(values)} {level}s, the store others", f"/{name}"))
         return values[at], defined[at]
 
     def add_labels(self, group: str, labels: Mapping[str, tuple[LabelInfo, ArrayLike, ArrayLike | None]]) -> None:
@@ -354,9 +358,7 @@ class Store:
         StoreError
             For a wrong length, a value that the kind does not allow, or a name that another group has.
         """
-        examples = self.examples
-        lengths = {"row": examples.n_rows, "sequence": examples.n_sequences, "document": len(examples.documents)}
-        label_files.write_group(self.folder, group, labels, lengths)
+        label_files.write_group(self.folder, group, labels, self.examples)
 
     def labels_fingerprint(self, names: Sequence[str] | None = None) -> str:
         """Return a hash of the meaning and values of some labels, by default of all."""
@@ -365,7 +367,7 @@ class Store:
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     def _stored_labels(self) -> dict[str, StoredLabel]:
-        return label_files.read_infos(self.folder)
+        return label_files.read_infos(self.folder, self._manifest.examples)
 
     # --- codes ----------------------------------------------------------------------------------------------------
     @property

@@ -87,7 +87,7 @@ def verify(folder: Path, manifest: Manifest, progress: Progress | None = None) -
         pool.shutdown(cancel_futures=True)
     return [
         *found,
-        *_check_labels(folder),
+        *_check_labels(folder, manifest),
         *check_codes(folder),
         *check_folder(folder / "tokenizer"),
         *check_index(folder, manifest),
@@ -247,10 +247,10 @@ def _check_plan(folder: Path, manifest: Manifest) -> Iterator[Damage]:
         yield error.damage
 
 
-def _check_labels(folder: Path) -> Iterator[Damage]:
+def _check_labels(folder: Path, manifest: Manifest) -> Iterator[Damage]:
     for path in labels.group_files(folder):
         try:
-            for stored in labels.read_group(folder, path).values():
+            for stored in labels.read_group(folder, path, manifest.examples).values():
                 labels.read_values(folder, stored)
         except DamageError as error:
             yield error.damage

@@ -160,7 +160,7 @@ class _Repairs:
         path = self._folder / label_files.FOLDER / f"{group}.h5"
         from_file = "they came from a file, and are lost: give it to `workbench store label` again"
         try:
-            before = label_files.read_group(self._folder, path)
+            before = label_files.read_group(self._folder, path, self._manifest.examples)
         except DamageError:
             before = {}
         specs = [spec for spec in self._again.dataset.label_specs if spec.group == group]
@@ -169,13 +169,11 @@ class _Repairs:
             raise CannotRepairError(from_file)
         plan = self._again.plan
         table = labels_of_dataset(plan.examples, self._again.dataset, plan.documents, groups={group})
-        examples = plan.examples
-        lengths = {"row": examples.n_rows, "sequence": examples.n_sequences, "document": len(examples.documents)}
         labels = table.groups()[group]
-        digests = label_files.digests(group, labels, lengths)
+        digests = label_files.digests(group, labels, plan.examples)
         if before and digests != {name: each.digest for name, each in before.items()}:
             raise CannotRepairError(from_file)
-        label_files.write_group(self._folder, group, labels, lengths, damaged=damaged)
+        label_files.write_group(self._folder, group, labels, plan.examples, damaged=damaged)
         return "read again from the dataset"
 
     def _tokenizer(self) -> str:

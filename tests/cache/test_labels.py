@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from workbench.cache import DamageError, LabelInfo, StoreError, open_store
+from workbench.cache.labels import _digest
 from workbench.cache.lock import WriterLock
 
 
@@ -105,6 +106,37 @@ BAD_INFOS = [
 def test_wrong_descriptions_are_explained(change, says):
     with pytest.raises(StoreError, match=says):
         info(**change)
+
+
+def test_labels_of_another_store_are_damage(store, store_folder, tmp_path, write_store, make_plan, arrays):
+    """With as many rows, of other documents: every number would have been wrong, and nothing have said so."""
+    write_store(tmp_path / "other", arrays, make_plan([20] * 5), rows_per_shard=24)
+    other = open_store(tmp_path / "other")
+    other.add_labels("tokens", {"keyword": (info(), np.ones(100), None)})
+    (store_folder / "labels").mkdir()
+    (store_folder / "labels/tokens.h5").write_bytes((tmp_path / "other/labels/tokens.h5").read_bytes())
+    says = r"labels/tokens\.h5: has the labels of another store's rows"
+    with pytest.raises(DamageError, match=says):
+        store.label("keyword")
+    assert [str(damage) for damage in store.verify()] == [says.replace("\\", "")]
+
+
+@pytest.mark.parametrize(("level", "n"), [("row", 101), ("row", 99), ("sequence", 9), ("document", 4)])
+def test_other_numbers_of_values_are_damage(store, store_folder, level, n):
+    """Labels of an older version do not say whose they are."""
+    store.add_labels("tokens", {"keyword": (info(level=level), np.ones(n_of(store, level)), None)})
+    path = store_folder / "labels" / "tokens.h5"
+    with h5py.File(path, "r+") as file:
+        del file.attrs["examples"], file["keyword/values"], file["keyword/defined"]
+        values, defined = np.ones(n, np.uint8), np.ones(n, np.bool_)
+        file["keyword"].update({"values": values, "defined": defined})
+        file["keyword"].attrs["xxh3_128"] = _digest(info(level=level), values, defined)
+    with pytest.raises(DamageError, match=rf"tokens\.h5, dataset /keyword: has {n} {level}s"):
+        store.label("keyword")
+
+
+def n_of(store, level):
+    return {"row": store.n_rows, "sequence": store.examples.n_sequences, "document": len(store.documents)}[level]
 
 
 def test_names_are_unique_in_a_store(store):

@@ -49,8 +49,7 @@ def write_companions(store: Store, plan: Examples, folder: Path, mask: NDArray[n
     """
     plan.write(folder)
     for group, labels in exported_labels(store, mask).items():
-        lengths: dict[str, int] = {info.level: len(values) for info, values, _ in labels.values()}
-        label_files.write_group(folder, group, labels, lengths)
+        label_files.write_group(folder, group, labels, plan)
     (folder / label_files.FOLDER / ".lock").unlink(missing_ok=True)
     if (store.folder / TOKENIZER).is_dir():
         try:
