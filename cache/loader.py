@@ -120,6 +120,7 @@ class Shuffled(Loader, Iterator["dict[str, Tensor] | Tensor"]):
         n_ranks: int,
         verify: bool,
         buffer_bytes: int,
+        mixed: Sequence[str],
         state: Mapping[str, Any] | None,
     ) -> None:
         self._alone = alone
@@ -127,7 +128,7 @@ class Shuffled(Loader, Iterator["dict[str, Tensor] | Tensor"]):
         self._state: dict[str, Any] = {
             "seed": seed,
             "epoch": epoch,
-            "chunks_per_window": chunks_per_window(reader, columns, buffer_bytes),
+            "chunks_per_window": chunks_per_window(reader, stored_columns(mixed, reader.factors), buffer_bytes),
             "selection": selection.key,
             "n_ranks": n_ranks,
         }

@@ -223,6 +223,7 @@ class Store:
         rows: slice | ArrayLike | None = None,
         verify: bool = True,
         buffer_bytes: int = BUFFER_BYTES,
+        order_of: HookPoints | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> Shuffled:
         """Go once over the rows in a seeded order, reading whole chunks ahead on threads.
@@ -246,6 +247,9 @@ class Store:
             Hold every chunk against its checksum.
         buffer_bytes : int
             Memory for chunks; rows are mixed within half of it.
+        order_of : str or sequence of str, optional
+            Hook points: give the rows in the order in which a pass over these would, which follows from how much memory
+            they need; that of this pass is in proportion.
         state : mapping, optional
             From `Shuffled.state` of a pass with the same seed over the same rows, of any rank: go on after its last
             batch. It says which epoch that was.
@@ -258,6 +262,7 @@ class Store:
             ahead.
         """
         names = self._known([hook_points] if isinstance(hook_points, str) else hook_points)
+        mixed = names if order_of is None else self._known([order_of] if isinstance(order_of, str) else order_of)
         if seed < 0 or epoch < 0:
             raise StoreError(f"seed={seed}, epoch={epoch}: must not be negative")
         if not 0 <= rank < n_ranks:
@@ -274,6 +279,7 @@ class Store:
             n_ranks=n_ranks,
             verify=verify,
             buffer_bytes=buffer_bytes,
+            mixed=mixed,
             state=state,
         )
 

@@ -268,6 +268,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(values.get("set", {}), dict):
         raise UserError(f"{path}: set must hold the plugin's options, KEY: VALUE")
     for key in PATH_KEYS:
-        if isinstance(values.get(key), str) and (path.parent / values[key]).exists():
-            values[key] = str(path.parent / values[key])
+        whole = values.get(key)
+        run = whole.rpartition("#")[0] if isinstance(whole, str) else ""  # RUN#NAME, one of a run's dictionaries
+        if isinstance(whole, str) and any((path.parent / name).exists() for name in (whole, run) if name):
+            values[key] = str(path.parent / whole)
     return values

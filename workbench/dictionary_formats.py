@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.dictionary import Dictionary
 from workbench.dictionary_saelens import from_release, from_saelens
-from workbench.errors import UserError
+from workbench.errors import UserError, nearest
 
 
 def read_dictionary(address: str) -> Dictionary:
@@ -20,6 +20,9 @@ def read_dictionary(address: str) -> Dictionary:
     if address.startswith("saelens:"):
         return from_release(address)
     folder = Path(address)
+    if not folder.exists() and "#" in address:
+        run, _, name = address.rpartition("#")
+        return from_run(Path(run), name)
     if (folder / "dictionary.json").is_file():
         return Dictionary.from_parts(
             _tensors(folder / "dictionary.safetensors"), _json(folder / "dictionary.json"), address
@@ -35,14 +38,27 @@ def read_dictionary(address: str) -> Dictionary:
     )
 
 
-def from_run(folder: Path) -> Dictionary:
-    """Load the dictionary that a run made; its settings are in ``result.json``, its weights among the run's."""
-    weights = _json(folder / "result.json").get("weights", {})
-    if "dictionary" not in weights:
-        raise UserError(f"dictionary {str(folder)!r}: this run made no dictionary; give a run of 'sae'")
-    return Dictionary.from_parts(
-        _tensors(folder / "weights" / "dictionary.safetensors"), weights["dictionary"]["config"], str(folder)
-    )
+def from_run(folder: Path, name: str = "dictionary") -> Dictionary:
+    """Load a dictionary that a run made; its settings are in ``result.json``, its weights among the run's."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise UserError(f"dictionary '{folder}#{name}': {folder} is no run folder")
+    weights = _json(path).get("weights", {})
+    if name not in weights:
+        raise UserError(f"dictionary '{folder}': {_why_none(folder, name, list(weights))}")
+    address = str(folder) if name == "dictionary" else f"{folder}#{name}"
+    return Dictionary.from_parts(_tensors(folder / "weights" / f"{name}.safetensors"), weights[name]["config"], address)
+
+
+def _why_none(folder: Path, name: str, names: list[str]) -> str:
+    """Say why a run has no dictionary of a name."""
+    if not names:
+        return "this run made no dictionary; give a run of 'sae'"
+    if names == ["dictionary"]:
+        return f"this run made one dictionary; leave #{name} out"
+    if name == "dictionary":
+        return f"this run made several dictionaries: name one, such as {folder}#{names[0]}, of {', '.join(names)}"
+    return f"this run made no dictionary {name!r}; nearest: {nearest(name, names)}"
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

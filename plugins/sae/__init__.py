@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from workbench.results import Result
 
 
+Architecture = Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard"]
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How the dictionary is trained; what is left out follows from the data."""
@@ -56,7 +59,26 @@ class TrainConfig:
     precision: Annotated[
         Literal["float32", "bfloat16"], Option("of products and activations; weights and their moments are float32")
     ] = "float32"
+    seed: Annotated[
+        int | None, Option("of the start and of resampling; by default the run's, which decides all else", ge=0)
+    ] = None
     checkpoint_s: Annotated[float, Option("time between checkpoints; decides no number", unit="s", ge=0)] = 30.0
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Several dictionaries from one pass: every combination of the values that are listed."""
+
+    architecture: Annotated[tuple[Architecture, ...], Option("values of `architecture`")] = ()
+    hook_point: Annotated[tuple[str | tuple[str, ...], ...], Option("values of `hook_point`")] = ()
+    latents: Annotated[tuple[int, ...], Option("values of `latents`", ge=2)] = ()
+    expansion: Annotated[tuple[float, ...], Option("values of `expansion`", gt=0)] = ()
+    k: Annotated[tuple[int, ...], Option("values of `k`; left out where the architecture has none", ge=1)] = ()
+    sparsity: Annotated[
+        tuple[float, ...], Option("values of `sparsity`; left out where the architecture has none", gt=0)
+    ] = ()
+    lr: Annotated[tuple[float, ...], Option("values of `train.lr`", gt=0)] = ()
+    seed: Annotated[tuple[int, ...], Option("values of `train.seed`; do they find the same latents?", ge=0)] = ()
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,7 @@ class SaeConfig:
         Option("hook point that is reconstructed, where it is not the one that is read: a transcoder"),
     ] = None
     architecture: Annotated[
-        Literal["topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard"],
+        Architecture,
         Option(
             "how latents become active: the k best of a row, the best of a batch, the same in nested dictionaries, "
             "those above a threshold each, those with an open gate, all positive ones"
@@ -157,6 +179,7 @@ class SaeConfig:
     jumprelu: JumpReluConfig = JumpReluConfig()
     matryoshka: MatryoshkaConfig = MatryoshkaConfig()
     train: TrainConfig = TrainConfig()
+    sweep: SweepConfig = SweepConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pages: PagesConfig = PagesConfig()
 
@@ -166,7 +189,7 @@ class Sae(Plugin):
 
     name = "sae"
     help = "train a sparse autoencoder: which sparse directions make up a hook point's activations?"
-    version = "3"
+    version = "4"
     Config = SaeConfig
     needs = Needs(store=True, subject=True)
     default_capture = CaptureDefault(

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.report.figures import new_figure
+from workbench.report.figures import COLOURS, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from workbench.results import Metric
+
 POINTS = 400  # of a curve; a training has thousands of steps
+MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")  # once all colours are used up
+MOST_NAMED = 14  # lines that a legend has room for
 
 
 def thinned(values: NDArray[np.float64], points: int = POINTS) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -54,6 +58,54 @@ def explained_curve(checks: list[tuple[int, float]], random: float) -> Figure:
     axes.axhline(0, color="#7f7f7f", linewidth=0.8, label="mean")
     axes.set(xlabel="training rows", ylabel="explained variance, held-out rows", ylim=(None, 1))
     axes.legend()
+    return figure
+
+
+def frontier(points: list[tuple[str, Metric, Metric]], name: str) -> Figure:
+    """Draw a metric over L0 with its intervals, a line through those of one kind: (kind, L0, metric) of each."""
+    figure, (axes,) = new_figure()
+    kinds = list(dict.fromkeys(kind for kind, _, _ in points))
+    for number, kind in enumerate(kinds):
+        of_kind = sorted(((l0, metric) for each, l0, metric in points if each == kind), key=lambda pair: pair[0].value)
+        x, y = (np.array([pair[side].value for pair in of_kind]) for side in (0, 1))
+        reach = [reach_of([pair[side] for pair in of_kind]) for side in (0, 1)]
+        marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
+        axes.errorbar(
+            x,
+            y,
+            yerr=reach[1],
+            xerr=reach[0],
+            marker=marker,
+            markersize=4,
+            linewidth=1,
+            elinewidth=0.8,
+            label=kind or None,
+        )
+    axes.set(xlabel="active latents of a row", ylabel=name.replace("_", " "), xscale="log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    if kinds != [""]:
+        axes.legend(fontsize=7)
+    return figure
+
+
+def reach_of(metrics: list[Metric]) -> NDArray[np.float64]:
+    """Return how far intervals reach below and above their values, [2, metrics]; 0 where there is none."""
+    ends = [(m.value if m.lo is None else m.lo, m.value if m.hi is None else m.hi) for m in metrics]
+    reach = [(max(0.0, m.value - lo), max(0.0, hi - m.value)) for m, (lo, hi) in zip(metrics, ends, strict=True)]
+    return np.array(reach, np.float64).T
+
+
+def curves_of_many(checks: dict[str, list[tuple[int, float]]]) -> Figure:
+    """Draw explained variance of held-out rows over the training, a line for each dictionary, by name."""
+    figure, (axes,) = new_figure()
+    for number, (name, points) in enumerate(checks.items()):
+        rows, explained = zip(*points, strict=True)
+        axes.plot(rows, explained, linestyle=LINES[number // len(COLOURS) % len(LINES)], linewidth=1, label=name)
+    axes.axhline(0, color="#7f7f7f", linewidth=0.8)
+    axes.set(xlabel="training rows", ylabel="explained variance, held-out rows", ylim=(max(-1, axes.get_ylim()[0]), 1))
+    if len(checks) <= MOST_NAMED:
+        axes.legend(fontsize=7, ncols=1 + (len(checks) > 7))
     return figure
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +17,7 @@ from workbench.plugins.sae.architectures import ARCHITECTURES
 from workbench.plugins.sae.settings import Settings, choose_hook_points, choose_settings
 from workbench.plugins.sae.sites import Batch, Site, measured
 from workbench.plugins.sae.split import Split
+from workbench.plugins.sae.sweep import Variant
 from workbench.plugins.sae.trainer import Trainer
 from workbench.plugins.sae.training import Training
 from workbench.plugins.sae.weights import start
@@ -23,51 +29,75 @@ VALIDATION_ROWS = 2048
 
 def first_rows(context: Context, hook_points: list[str], mask: NDArray[np.bool_], n: int = SAMPLE_ROWS) -> Batch:
     """Return up to `n` rows of some hook points, in a seeded order that is not the training's."""
-    seed = int(context.rng("sample").integers(2**31))
-    batch = next(iter(context.store.shuffled(hook_points, batch_rows=n, seed=seed, rows=mask)))
+    store, seed = context.store, int(context.rng("sample").integers(2**31))
+    batch = next(iter(store.shuffled(hook_points, batch_rows=n, seed=seed, rows=mask, order_of=widest(store))))
     assert isinstance(batch, dict)
     return batch
 
 
-def fit(context: Context, split: Split) -> Trainer:
-    """Train, from the last checkpoint if there is one."""
+def widest(store: Store) -> str:
+    """Return the hook point whose order all passes keep, so that what is read beside it does not matter."""
+    return max(store.hook_points, key=lambda name: (math.prod(store.hook_points[name].shape), name))
+
+
+def fit(context: Context, split: Split, chosen: Sequence[Variant]) -> list[Trainer]:
+    """Train side by side, each batch read once for all, from the last checkpoint if there is one."""
     store, log = context.store, context.log
-    reads, writes = choose_hook_points(store, context.config)
-    sample = first_rows(context, [*dict.fromkeys((*reads, *writes))], split.train)
+    pairs = [choose_hook_points(store, variant.config) for variant in chosen]
+    hook_points = list(dict.fromkeys(name for reads, writes in pairs for name in (*reads, *writes)))
+    sample = first_rows(context, hook_points, split.train)
+    validation = first_rows(context, hook_points, split.held_out, VALIDATION_ROWS)
     places = {name: measured(name, rows) for name, rows in sample.items()}
-    site = Site(tuple(places[name] for name in reads), tuple(places[name] for name in writes))
-    widths = [sum(place.width for place in site.reads), *(place.width for place in site.writes)]
-    settings = choose_settings(context.config, widths[0], int(split.train.sum()), tuple(widths[1:]))
-    log.info("%s: %d training rows, %d held out: %s", site.name, split.train.sum(), split.held_out.sum(), split.how)
-    log.info("settings: %s", settings.to_json())
-    trainer = make_trainer(context, site, settings, sample, split)
-    training = Training([trainer], context.work / "checkpoint.safetensors")
+    log.info("%d training rows, %d held out: %s", split.train.sum(), split.held_out.sum(), split.how)
+    trainers = []
+    for variant, (reads, writes) in zip(chosen, pairs, strict=True):
+        site = Site(tuple(places[name] for name in reads), tuple(places[name] for name in writes))
+        widths = [sum(place.width for place in site.reads), *(place.width for place in site.writes)]
+        settings = choose_settings(variant.config, widths[0], int(split.train.sum()), tuple(widths[1:]))
+        trainers.append(make_trainer(context, variant, site, settings, sample, validation))
+    log_settings(chosen, trainers, log)
+    training = Training(trainers, context.work / "checkpoint.safetensors")
+    settings = trainers[0].settings  # all have the same rows and batches
     if training.load():
         log.info("continuing after %d of %d rows", training.rows_done, settings.rows)
     with context.progress(settings.rows, "rows", "training", training.rows_done) as ticker:
         training.run(
             lambda epoch, state: store.shuffled(
-                trainer.site.hook_points,
+                hook_points,
                 batch_rows=settings.batch_rows,
                 seed=context.seed,
                 epoch=epoch,
                 rows=split.train,
+                order_of=widest(store),
                 state=state,
             ),
             context.config.train.checkpoint_s,
             ticker,
         )
-    return trainer
+    return trainers
 
 
-def make_trainer(context: Context, site: Site, settings: Settings, sample: Batch, split: Split) -> Trainer:
+def log_settings(chosen: Sequence[Variant], trainers: Sequence[Trainer], log: logging.Logger) -> None:
+    """Write down every number that is used: once what all have in common, then what each has of its own."""
+    each = [{"site": trainer.site.name, **trainer.settings.to_json()} for trainer in trainers]
+    common = {key: value for key, value in each[0].items() if all(own[key] == value for own in each)}
+    log.info("settings: %s", common)
+    for variant, own in zip(chosen, each, strict=True):
+        if differing := {key: value for key, value in own.items() if key not in common}:
+            log.info("settings of %s: %s", variant.name, differing)
+
+
+def make_trainer(
+    context: Context, variant: Variant, site: Site, settings: Settings, sample: Batch, validation: Batch
+) -> Trainer:
     """Return a trainer before its first step."""
+    seed = context.seed if variant.config.train.seed is None else variant.config.train.seed
+    rng = replace(context, seed=seed).torch_rng
     x, y = site.take(sample, context.torch_device)
     variance = float((y - y.mean(0)).pow(2).mean())
-    weights = start(x, y, settings, context.torch_rng("start"))
+    weights = start(x, y, settings, rng("start"))
     weights.extra = ARCHITECTURES[settings.architecture].extra(x, weights, settings)
-    validation = first_rows(context, site.hook_points, split.held_out, VALIDATION_ROWS)
-    return Trainer(settings, weights, site, variance, validation, context.torch_rng)
+    return Trainer(settings, weights, site, variance, validation, rng)
 
 
 def as_dictionary(store: Store, trainer: Trainer) -> Dictionary:

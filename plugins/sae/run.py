@@ -1,4 +1,4 @@
-"""A run of `sae`: train or take a dictionary, measure it on held-out documents beside controls, describe latents."""
+"""A run of `sae`: train or take dictionaries, measure them on held-out documents beside controls, describe latents."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from workbench.errors import UserError
 from workbench.kernels.choice import in_use
 from workbench.plugins.sae import SaeConfig, figures
 from workbench.plugins.sae.activity import Activity, activity, dense_latents, label_correlations, nearest_directions
+from workbench.plugins.sae.comparing import Outcome, compare
 from workbench.plugins.sae.control import random_dictionary
 from workbench.plugins.sae.features import add_features
 from workbench.plugins.sae.fitting import as_dictionary, first_rows, fit
@@ -25,6 +26,8 @@ from workbench.plugins.sae.parts import add_parts
 from workbench.plugins.sae.settings import named
 from workbench.plugins.sae.splicing import Spliced, splice, why_not
 from workbench.plugins.sae.split import Split, split_rows
+from workbench.plugins.sae.sweep import announce, swept, variants
+from workbench.plugins.sae.trainer import Trainer
 from workbench.report.latents import latents_section
 from workbench.results import Result
 
@@ -32,34 +35,80 @@ NEIGHBOURS = 5
 
 
 def run(context: Context) -> Result:
-    """Train a dictionary, or take the one that is given, and measure it; see `Sae`."""
+    """Train dictionaries, or take the one that is given, and measure them; see `Sae`."""
     config: SaeConfig = context.config
     store, log = context.store, context.log
     if store.origins["special"].all():
         log.info("every row of the store is one of a special token: they are trained on and measured")
     context.kernels |= in_use(context.torch_device)
     split = split_rows(store, config.evaluate, context.seed)
+    chosen = variants(config)
     if context.has_dictionary:
-        trainer, dictionary = None, context.dictionary().to(context.torch_device)
-        check_dictionary(store, dictionary)
-        for option, hook_points in (("hook_point", dictionary.hooks_in), ("hook_out", dictionary.hooks_out)):
-            if named(getattr(config, option)) not in ((), hook_points):
-                raise UserError(
-                    f"{option}={getattr(config, option)}: dictionary {dictionary.address} reads {dictionary.hook_in}, "
-                    f"reconstructs {dictionary.hook_out}; leave {option} out"
-                )
-    else:
-        trainer = fit(context, split)
-        dictionary = as_dictionary(store, trainer)
+        return complete(context, split, given_dictionary(context), None)
+    if not swept(config):
+        (trainer,) = fit(context, split, chosen)
+        return complete(context, split, as_dictionary(store, trainer), trainer)
+    announce(chosen, log)
+    trainers = fit(context, split, chosen)
+    found = []
+    for variant, trainer in zip(chosen, trainers, strict=True):
+        log.info("%s: %s", variant.name, trainer.failed or "measuring on held-out documents")
+        if trainer.failed:
+            found.append(Outcome(variant, trainer))
+        else:
+            result, _, _ = measure(context, split, as_dictionary(store, trainer), trainer)
+            found.append(Outcome.of(variant, trainer, result))
+    return compare(context, found)
 
+
+def given_dictionary(context: Context) -> Dictionary:
+    """Return the dictionary that was given; options that train one, or name other hook points, are refused."""
+    config = context.config
+    dictionary = context.dictionary().to(context.torch_device)
+    check_dictionary(context.store, dictionary)
+    if grid := swept(config):
+        raise UserError(f"sweep.{next(iter(grid))}: nothing is trained where a dictionary is given; leave it out")
+    for option, hook_points in (("hook_point", dictionary.hooks_in), ("hook_out", dictionary.hooks_out)):
+        if named(getattr(config, option)) not in ((), hook_points):
+            raise UserError(
+                f"{option}={getattr(config, option)}: dictionary {dictionary.address} reads {dictionary.hook_in}, "
+                f"reconstructs {dictionary.hook_out}; leave {option} out"
+            )
+    return dictionary
+
+
+def complete(context: Context, split: Split, dictionary: Dictionary, trainer: Trainer | None) -> Result:
+    """Measure one dictionary, and describe its latents."""
+    config, store, log = context.config, context.store, context.log
+    log.info("measuring on held-out documents")
+    result, active, around = measure(context, split, dictionary, trainer)
+    if config.pages.latents and not context.has_subject:
+        log.warning("latents are not described: the store does not say which subject it is of; give --model")
+    elif config.pages.latents:
+        log.info("describing latents")
+        chosen = choose_latents(active, around, config.pages.latents, context.rng("pages"))
+        pages = make_pages(store, context.subject(), dictionary, active, around, chosen, config.pages)
+        result.add_section(
+            "latents",
+            "latents",
+            latents_section(pages, n_latents=dictionary.n_latents, label_measure="correlation"),
+            f"{len(pages)} of {dictionary.n_latents} latents: the closest to a label, the strongest, densest and "
+            "rarest, and some at random; contexts are of held-out documents.",
+        )
+    return result
+
+
+def measure(
+    context: Context, split: Split, dictionary: Dictionary, trainer: Trainer | None
+) -> tuple[Result, Activity, Around]:
+    """Measure a dictionary on held-out documents beside its controls; it is among the result's weights."""
+    config, store = context.config, context.store
     sample = first_rows(context, [*dict.fromkeys((*dictionary.hooks_in, *dictionary.hooks_out))], split.train)
     mean = dictionary.rows_out(sample).to(context.torch_device).float().mean(0)
     ways = {
         "dictionary": dictionary,
         "random": random_dictionary(dictionary, sample, context.torch_rng("random dictionary")),
     }
-
-    log.info("measuring on held-out documents")
     rows = rows_of_sequences(store, split.held_out, config.evaluate.rows, context)
     found = reconstruct(store, rows, ways, mean)
     resamples = Resamples.draw(len(found.n_rows), config.evaluate.draws, context.rng("documents"))
@@ -78,27 +127,19 @@ def run(context: Context) -> Result:
     if trainer is not None:
         add_training(result, trainer, quality["random"]["explained_variance"].value)
     add_figures(result, active, cosine[:, 0], nearest_directions(ways["random"].W_dec, 1)[0][:, 0])
-    where = " -> ".join(dict.fromkeys((dictionary.hook_in, dictionary.hook_out)))
     result.add_weights(
         "dictionary",
         dictionary.tensors(),
-        description=f"{dictionary.activation} dictionary of {where}",
+        description=described(dictionary),
         config=dictionary.config(),
     )
-    if config.pages.latents and not context.has_subject:
-        log.warning("latents are not described: the store does not say which subject it is of; give --model")
-    elif config.pages.latents:
-        log.info("describing latents")
-        chosen = choose_latents(active, around, config.pages.latents, context.rng("pages"))
-        pages = make_pages(store, context.subject(), dictionary, active, around, chosen, config.pages)
-        result.add_section(
-            "latents",
-            "latents",
-            latents_section(pages, n_latents=dictionary.n_latents, label_measure="correlation"),
-            f"{len(pages)} of {dictionary.n_latents} latents: the closest to a label, the strongest, densest and "
-            "rarest, and some at random; contexts are of held-out documents.",
-        )
-    return result
+    return result, active, around
+
+
+def described(dictionary: Dictionary) -> str:
+    """Say in a few words what a dictionary is."""
+    where = " -> ".join(dict.fromkeys((dictionary.hook_in, dictionary.hook_out)))
+    return f"{dictionary.activation} dictionary of {where}"
 
 
 def add_figures(

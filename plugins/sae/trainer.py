@@ -24,6 +24,10 @@ CHECKS = 40  # looks at held-out rows in a training
 SMALLEST_DECAY = 0.99  # of the mean of batches' smallest activations; SAELens's topk_threshold_lr is 0.01
 
 
+class Diverged(UserError):
+    """The error of a training is no longer a number."""
+
+
 class Trainer:
     """A training under way.
 
@@ -55,6 +59,8 @@ class Trainer:
         Rows done when a latent was last active.
     smallest : float64 Tensor [2]
         Decaying sums of batches' smallest activations, and of ones.
+    failed : str
+        Why it was given up, where others went on; empty otherwise.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Trainer:
         self.checks: list[tuple[int, float]] = []
         self.last_fired = torch.zeros(settings.latents, dtype=torch.int64, device=self.device)
         self.smallest = torch.zeros(2, dtype=torch.float64)
+        self.failed = ""
 
     # --- a step ---------------------------------------------------------------------------------------------------
     def one_step(self, batch: Batch) -> None:
@@ -92,7 +99,7 @@ class Trainer:
         found = self.architecture.losses(x, y, weights, settings, self.moment(dead))
         error = float(found.error)
         if not math.isfinite(error):
-            raise UserError(
+            raise Diverged(
                 f"training has failed at row {self.rows_done:,}: the error is {error}; either the store holds NaN or "
                 f"infinity, or the learning rate {settings.lr:.3g} is too high (train.lr)"
             )
@@ -162,7 +169,8 @@ class Trainer:
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.weights.named().items()}
         tensors |= self.optimiser.state()
         tensors |= {"history": self.history, "last_fired": self.last_fired, "smallest": self.smallest}
-        return tensors, {**self.identity(), "step": self.step, "rows_done": self.rows_done, "checks": self.checks}
+        progress = {"step": self.step, "rows_done": self.rows_done, "checks": self.checks, "failed": self.failed}
+        return tensors, {**self.identity(), **progress}
 
     def identity(self) -> dict[str, Any]:
         """Return what two trainings must have in common for one to go on with the other's state."""
@@ -176,5 +184,5 @@ class Trainer:
         self.optimiser.load(tensors)
         self.history, self.smallest = tensors["history"], tensors["smallest"]
         self.last_fired = tensors["last_fired"].to(self.last_fired.device)
-        self.step, self.rows_done = values["step"], values["rows_done"]
+        self.step, self.rows_done, self.failed = values["step"], values["rows_done"], values["failed"]
         self.checks = [tuple(check) for check in values["checks"]]

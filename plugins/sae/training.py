@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.plugins.sae.trainer import Trainer
+from workbench.plugins.sae.trainer import Diverged, Trainer
 from workbench.progress import Ticker
 
-SCHEMA = 3  # of checkpoints
+SCHEMA = 4  # of checkpoints
+
+log = logging.getLogger("workbench")
 
 
 class Pass(Protocol):
@@ -52,8 +55,8 @@ class Training:
 
     @property
     def rows_done(self) -> int:
-        """Rows shown to each of them."""
-        return self.trainers[0].rows_done
+        """Rows shown to each of them that has not failed."""
+        return max(trainer.rows_done for trainer in self.trainers)
 
     def run(self, source: Source, checkpoint_s: float, ticker: Ticker) -> None:
         """Train to the end, from wherever it stands.
@@ -74,8 +77,7 @@ class Training:
             for batch in batches:
                 wanted = {name: values[: rows - self.rows_done] for name, values in batch.items()}
                 before = self.rows_done
-                for trainer in self.trainers:
-                    trainer.one_step(wanted)
+                self.step(wanted)
                 self.loader = batches.state()
                 ticker.advance(self.rows_done - before)
                 if self.rows_done >= rows:
@@ -83,15 +85,35 @@ class Training:
                 if time.monotonic() - saved >= checkpoint_s:
                     self.save()
                     saved = time.monotonic()
-                if self.trainers[0].step % 20 == 0:
-                    self.report(ticker)
+                self.report(ticker)
             self.epoch, self.loader = self.epoch + 1, None
         self.save()
 
+    def step(self, batch: Mapping[str, Tensor]) -> None:
+        """Take a step with each; where there are others, one that fails is given up.
+
+        Raises
+        ------
+        UserError
+            If the last one has failed.
+        """
+        for number, trainer in enumerate(self.trainers):
+            if trainer.failed:
+                continue
+            try:
+                trainer.one_step(batch)
+            except Diverged as error:
+                trainer.failed = str(error)
+                if all(each.failed for each in self.trainers):
+                    raise
+                log.warning("dictionary %d of %d: %s; the others go on", number + 1, len(self.trainers), error)
+
     def report(self, ticker: Ticker) -> None:
-        """Show how the first one stands."""
-        error, _, _, l0, dead, _ = self.trainers[0].history[self.trainers[0].step - 1].tolist()
-        ticker.update(explained=1 - error, l0=l0, dead=int(dead))
+        """Show now and then how the first one stands."""
+        first = next(trainer for trainer in self.trainers if not trainer.failed)
+        if first.step % 20 == 0:
+            error, _, _, l0, dead, _ = first.history[first.step - 1].tolist()
+            ticker.update(explained=1 - error, l0=l0, dead=int(dead))
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
     def save(self) -> None:

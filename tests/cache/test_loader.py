@@ -91,6 +91,17 @@ def test_an_epoch_visits_each_row_once_and_goes_on_where_it_stopped(
         assert before + delivered(loader(data.draw(st.integers(1, 70)), state)) == order
 
 
+def test_rows_of_several_come_in_the_order_of_one(store):
+    """Two columns fill the buffer with half as many chunks: another order, unless that of one is asked for."""
+    options = {"batch_rows": 50, "seed": 0, "buffer_bytes": 1000}
+    alone = delivered(store.shuffled("number", **options))
+    both = [int(row) for batch in store.shuffled(["number", "double"], **options) for row in batch["number"]]
+    ordered = store.shuffled(["number", "double"], **options, order_of="number")
+    assert alone == [int(row) for batch in ordered for row in batch["number"]] != both
+    with pytest.raises(StoreError, match="no hook point 'numbre'; nearest: number"):
+        store.shuffled("number", **options, order_of="numbre")
+
+
 def test_seed_and_epoch_decide_the_order(store):
     orders = {
         key: tuple(delivered(store.shuffled("number", batch_rows=64, seed=key[0], epoch=key[1], buffer_bytes=600)))
