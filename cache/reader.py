@@ -23,7 +23,7 @@ from workbench.cache.loader import BUFFER_BYTES, Sequential, Shuffled
 from workbench.cache.manifest import Manifest
 from workbench.cache.narrow import widen
 from workbench.cache.rows import RowReader, row_numbers
-from workbench.cache.schema import ROWS
+from workbench.cache.schema import ROWS, ordinary_rows
 from workbench.cache.selection import Selection
 from workbench.cache.tensors import to_tensor
 from workbench.cache.verify import verify
@@ -115,8 +115,7 @@ class Store:
     @cached_property
     def ordinary(self) -> NDArray[np.bool_]:
         """Rows [rows] that are no special tokens; all where there are no others, as in captures of class tokens."""
-        special = self.origins["special"]
-        return np.ones(self.n_rows, dtype=bool) if special.all() else ~special
+        return ordinary_rows(self.origins)
 
     @property
     def documents(self) -> list[str]:

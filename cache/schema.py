@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.cache.compression import Compression, check_compression
 from workbench.cache.errors import StoreError
@@ -110,6 +111,12 @@ def origin_dtype(modality: Modality) -> np.dtype[Any]:
             ("special", "?"),
         ]
     )
+
+
+def ordinary_rows(origins: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows [rows] are no special tokens, given their origins; all where there are no others."""
+    special = origins["special"]
+    return np.ones(len(origins), dtype=bool) if special.all() else ~special
 
 
 def check_hook_point_names(names: Mapping[str, ActivationSpec]) -> None:

@@ -92,6 +92,31 @@ class Plan:
             examples.ids[at].astype(np.int64), examples.special[at], examples.offsets[at].astype(np.int64)
         )
 
+    def part(self, sequences: NDArray[np.int64]) -> Plan:
+        """Return the plan of some of the sequences, given by number, ascending, and of their documents alone."""
+        examples = self.examples
+        documents, sequence_document = np.unique(examples.sequence_document[sequences], return_inverse=True)
+        lengths = np.diff(examples.bounds)
+        bounds = np.concatenate([[0], np.cumsum(lengths[sequences])])
+        chosen = np.zeros(examples.n_sequences, dtype=bool)
+        chosen[sequences] = True
+        at = np.repeat(chosen, lengths)
+        part = replace(
+            examples,
+            documents=tuple(examples.documents[document] for document in documents),
+            document_fields=tuple(examples.document_fields[document] for document in documents),
+            sequence_document=sequence_document.astype(np.int32),
+            sequence_window=examples.sequence_window[sequences],
+            bounds=bounds,
+            ids=examples.ids[at],
+            special=examples.special[at],
+            offsets=examples.offsets[at],
+            selected=examples.selected[at],
+            paths=tuple(examples.paths[sequence] for sequence in sequences) if examples.paths else (),
+            sizes=examples.sizes[sequences],
+        )
+        return Plan(part, tuple(self.documents[document] for document in documents), self.root)
+
 
 class Planner:
     """Makes a plan.

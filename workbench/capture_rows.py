@@ -139,7 +139,11 @@ class RowsOnTheWay:
         self._kept = copies.start(kept)
 
     def array(self, first_row: int) -> NDArray[Any]:
-        """Return the rows as the store takes them, once they have arrived.
+        """Return the rows as the store takes them, once they have arrived; otherwise as `tensor`."""
+        return to_array(self.tensor(first_row))
+
+    def tensor(self, first_row: int) -> Tensor:
+        """Return the rows, rounded to what the store takes, once they have arrived.
 
         Parameters
         ----------
@@ -163,7 +167,7 @@ class RowsOnTheWay:
             largest, said = torch.finfo(self._dtype).max, str(self._dtype).removeprefix("torch.")
             wider = "bfloat16 or float32" if self._dtype == torch.float16 else "float32"
             raise UserError(f"{where}: {rows[at]:.6g} is beyond {said}'s largest, {largest:.6g}; store as {wider}")
-        return to_array(kept)
+        return kept
 
 
 def surely_fit(rows: Tensor, dtype: torch.dtype) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.cache import Store, StoreWriter, open_store
+from workbench.cache import ActivationSpec, Store, StoreWriter, open_store
 from workbench.cache.files import as_folder
 from workbench.cache.folders import CHECKSUMS, check_folder, put_folder
 from workbench.capture_passes import forward
@@ -112,6 +112,35 @@ def capture(
     if rows is not None and plan.examples.n_rows < rows:
         log.info("%s has %d rows of the %d asked for", dataset.address, plan.examples.n_rows, rows)
     manifest = describe(subject, dataset, plan, hooks, positions, rows, context_length, seed, batch_size)
+    return write_planned(subject, dataset, plan, specs, manifest, folder, batch_size=batch_size, labels=labels)
+
+
+def write_planned(
+    subject: Subject,
+    dataset: Dataset,
+    plan: Plan,
+    specs: Mapping[str, ActivationSpec],
+    manifest: Mapping[str, Any],
+    folder: Path,
+    *,
+    batch_size: int | None,
+    labels: bool = True,
+) -> Store:
+    """Carry out a plan, or what is left of it, and return the finished store; parameters as for `capture`.
+
+    Parameters
+    ----------
+    subject, dataset, plan
+        What is run, and on what.
+    specs : mapping of str to ActivationSpec
+        What is kept of each hook point.
+    manifest : mapping
+        From `describe`.
+    folder : Path
+        Of the store.
+    batch_size, labels
+        See `capture`.
+    """
     there = set(open_store(folder).labels) if (folder / "manifest.json").is_file() else set()
     is_labelled = there >= {spec.name for spec in dataset.label_specs}
     table = labels_of_dataset(plan.examples, dataset, plan.documents) if labels and not is_labelled else None

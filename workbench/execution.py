@@ -158,7 +158,8 @@ def with_defaults(request: Request, root: Path) -> Inputs:
     plugin, inputs = request.plugin, request.inputs
     if inputs.store is not None and inputs.data is not None and not plugin.needs.data:
         raise UserError(f"{plugin.name} reads the store {inputs.store.folder} and no dataset: leave the data out")
-    if plugin.needs.store and inputs.store is None:
+    live = plugin.live and inputs.model is not None and inputs.data is not None
+    if plugin.needs.store and inputs.store is None and not live:
         inputs = replace(inputs, store=default_store(request, root))
     if plugin.needs.labels and inputs.store is not None and not inputs.store.labels:
         raise UserError(

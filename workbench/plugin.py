@@ -127,6 +127,8 @@ class Plugin(ABC):
         Addresses used where none was given and no store says them.
     default_capture : CaptureDefault, optional
         Captured where it needs a store and none was given.
+    live : bool
+        Whether it can do without a store where a model and data are given, and reads from the subject itself.
     default_dictionary : RunDefault, optional
         Run where it needs a dictionary and none was given.
     """
@@ -140,6 +142,7 @@ class Plugin(ABC):
     default_model: ClassVar[str | None] = None
     default_data: ClassVar[str | None] = None
     default_capture: ClassVar[CaptureDefault | None] = None
+    live: ClassVar[bool] = False
     default_dictionary: ClassVar[RunDefault | None] = None
 
     @abstractmethod

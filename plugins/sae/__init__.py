@@ -126,6 +126,26 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class LiveConfig:
+    """Training without a store, from the model itself: where a model and data are given, and no store."""
+
+    rows: Annotated[
+        int,
+        Option("rows of an epoch, held-out and special ones among them, from a seeded sample of documents", ge=1),
+    ] = 1_000_000
+    buffer_rows: Annotated[
+        int, Option("rows that are held in memory and mixed with each other, one forward pass at least", ge=1)
+    ] = 131_072
+    positions: Annotated[str, Option("which positions become rows, as at capture")] = "all"
+    context_length: Annotated[
+        int | None, Option("longest sequence, special tokens included; the subject's own if not given", ge=1)
+    ] = None
+    batch_size: Annotated[
+        int | None, Option("sequences or images in a forward pass; by default as many as have 8192 positions", ge=1)
+    ] = None
+
+
+@dataclass(frozen=True)
 class PagesConfig:
     """The browsable page of latents."""
 
@@ -180,6 +200,7 @@ class SaeConfig:
     matryoshka: MatryoshkaConfig = MatryoshkaConfig()
     train: TrainConfig = TrainConfig()
     sweep: SweepConfig = SweepConfig()
+    live: LiveConfig = LiveConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pages: PagesConfig = PagesConfig()
 
@@ -192,6 +213,7 @@ class Sae(Plugin):
     version = "4"
     Config = SaeConfig
     needs = Needs(store=True, subject=True)
+    live = True
     default_capture = CaptureDefault(
         model="zoo:pycode", data="python-stdlib", hooks=("blocks.2.hook_resid_post",), rows=200_000
     )

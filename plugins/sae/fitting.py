@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +13,8 @@ from workbench.cache import Store
 from workbench.context import Context
 from workbench.dictionary import Dictionary
 from workbench.plugins.sae.architectures import ARCHITECTURES
-from workbench.plugins.sae.settings import Settings, choose_hook_points, choose_settings
+from workbench.plugins.sae.feeds import Feed, widest
+from workbench.plugins.sae.settings import Settings, choose_hook_points, settings_of
 from workbench.plugins.sae.sites import Batch, Site, measured
 from workbench.plugins.sae.split import Split
 from workbench.plugins.sae.sweep import Variant
@@ -35,25 +35,31 @@ def first_rows(context: Context, hook_points: list[str], mask: NDArray[np.bool_]
     return batch
 
 
-def widest(store: Store) -> str:
-    """Return the hook point whose order all passes keep, so that what is read beside it does not matter."""
-    return max(store.hook_points, key=lambda name: (math.prod(store.hook_points[name].shape), name))
+def fit(context: Context, split: Split, feed: Feed, chosen: Sequence[Variant]) -> list[Trainer]:
+    """Train side by side, each batch read once for all, from the last checkpoint if there is one.
 
-
-def fit(context: Context, split: Split, chosen: Sequence[Variant]) -> list[Trainer]:
-    """Train side by side, each batch read once for all, from the last checkpoint if there is one."""
+    Parameters
+    ----------
+    context : Context
+        With a store: starts and scales are measured on its rows, and progress is.
+    split : Split
+        Of the rows of the store.
+    feed : Feed
+        The training rows; those of the store, or more.
+    chosen : sequence of Variant
+        What is to be trained.
+    """
     store, log = context.store, context.log
     pairs = [choose_hook_points(store, variant.config) for variant in chosen]
     hook_points = list(dict.fromkeys(name for reads, writes in pairs for name in (*reads, *writes)))
     sample = first_rows(context, hook_points, split.train)
     validation = first_rows(context, hook_points, split.held_out, VALIDATION_ROWS)
     places = {name: measured(name, rows) for name, rows in sample.items()}
-    log.info("%d training rows, %d held out: %s", split.train.sum(), split.held_out.sum(), split.how)
+    log.info("%d training rows, %d held out: %s", feed.n_rows, split.held_out.sum(), split.how)
     trainers = []
     for variant, (reads, writes) in zip(chosen, pairs, strict=True):
         site = Site(tuple(places[name] for name in reads), tuple(places[name] for name in writes))
-        widths = [sum(place.width for place in site.reads), *(place.width for place in site.writes)]
-        settings = choose_settings(variant.config, widths[0], int(split.train.sum()), tuple(widths[1:]))
+        settings = settings_of(store, variant.config, feed.n_rows)
         trainers.append(make_trainer(context, variant, site, settings, sample, validation))
     log_settings(chosen, trainers, log)
     training = Training(trainers, context.work / "checkpoint.safetensors")
@@ -62,15 +68,7 @@ def fit(context: Context, split: Split, chosen: Sequence[Variant]) -> list[Train
         log.info("continuing after %d of %d rows", training.rows_done, settings.rows)
     with context.progress(settings.rows, "rows", "training", training.rows_done) as ticker:
         training.run(
-            lambda epoch, state: store.shuffled(
-                hook_points,
-                batch_rows=settings.batch_rows,
-                seed=context.seed,
-                epoch=epoch,
-                rows=split.train,
-                order_of=widest(store),
-                state=state,
-            ),
+            lambda epoch, state: feed.start(hook_points, settings.batch_rows, epoch, state),
             context.config.train.checkpoint_s,
             ticker,
         )

@@ -18,8 +18,10 @@ from workbench.plugins.sae.activity import Activity, activity, dense_latents, la
 from workbench.plugins.sae.comparing import Outcome, compare
 from workbench.plugins.sae.control import random_dictionary
 from workbench.plugins.sae.features import add_features
+from workbench.plugins.sae.feeds import Feed, StoreFeed
 from workbench.plugins.sae.fitting import as_dictionary, first_rows, fit
 from workbench.plugins.sae.latents import Around, choose_latents, make_pages
+from workbench.plugins.sae.live import go_live
 from workbench.plugins.sae.metrics import Resamples, choose_sequences, reconstruct, reconstruction_metrics
 from workbench.plugins.sae.outcome import add_latents, add_quality, add_training
 from workbench.plugins.sae.parts import add_parts
@@ -37,19 +39,25 @@ NEIGHBOURS = 5
 def run(context: Context) -> Result:
     """Train dictionaries, or take the one that is given, and measure them; see `Sae`."""
     config: SaeConfig = context.config
-    store, log = context.store, context.log
+    log = context.log
+    feed: Feed
+    if swept(config) and not context.has_dictionary:
+        announce(variants(config), log)
+    if context.inputs.store is None:
+        context, split, feed = go_live(context)
+    else:
+        split = split_rows(context.store, config.evaluate, context.seed)
+        feed = StoreFeed(context.store, split.train, context.seed)
+    store, chosen = context.store, variants(context.config)
     if store.origins["special"].all():
         log.info("every row of the store is one of a special token: they are trained on and measured")
     context.kernels |= in_use(context.torch_device)
-    split = split_rows(store, config.evaluate, context.seed)
-    chosen = variants(config)
     if context.has_dictionary:
         return complete(context, split, given_dictionary(context), None)
     if not swept(config):
-        (trainer,) = fit(context, split, chosen)
+        (trainer,) = fit(context, split, feed, chosen)
         return complete(context, split, as_dictionary(store, trainer), trainer)
-    announce(chosen, log)
-    trainers = fit(context, split, chosen)
+    trainers = fit(context, split, feed, chosen)
     found = []
     for variant, trainer in zip(chosen, trainers, strict=True):
         log.info("%s: %s", variant.name, trainer.failed or "measuring on held-out documents")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
-from workbench.cache import Store
+from workbench.cache import ActivationSpec
 from workbench.errors import UserError, nearest
 from workbench.plugins.sae import SaeConfig
 from workbench.plugins.sae.schedules import falling, rising
@@ -212,7 +214,27 @@ def ends_of_groups(shares: tuple[float, ...], latents: int) -> tuple[int, ...]:
     return tuple(ends)
 
 
-def choose_hook_points(store: Store, config: SaeConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+class Source(Protocol):
+    """Where rows are read: a store, or a subject model."""
+
+    @property
+    def folder(self) -> Path | str:
+        """What messages call it."""
+
+    @property
+    def hook_points(self) -> Mapping[str, ActivationSpec]:
+        """What a row of each hook point is."""
+
+
+def settings_of(store: Source, config: SaeConfig, epoch_rows: int) -> Settings:
+    """Return what `choose_settings` gives for the hook points that a configuration names."""
+    reads, writes = (
+        tuple(math.prod(store.hook_points[name].shape) for name in names) for names in choose_hook_points(store, config)
+    )
+    return choose_settings(config, sum(reads), epoch_rows, writes)
+
+
+def choose_hook_points(store: Source, config: SaeConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the hook points that are read, by default the store's only one, and those that are reconstructed."""
     names = list(store.hook_points)
     if config.hook_point is None and len(names) > 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from workbench.cache import Store
 from workbench.errors import UserError
 from workbench.plugins.sae import EvaluateConfig
 
@@ -35,8 +36,32 @@ class Split:
     how: str
 
 
-def split_rows(store: Store, config: EvaluateConfig, seed: int) -> Split:
-    """Part the store's rows by document: by the dataset's ``held_out`` flag, else by a seeded hash of the name.
+class Rows(Protocol):
+    """Rows with their documents: a store, or a plan of rows that are computed when they are needed."""
+
+    @property
+    def folder(self) -> Path | str:
+        """What messages call them."""
+
+    @property
+    def origins(self) -> NDArray[Any]:
+        """Record array [rows]; see `Store.origins`."""
+
+    @property
+    def ordinary(self) -> NDArray[np.bool_]:
+        """Rows that are no special tokens; see `Store.ordinary`."""
+
+    @property
+    def documents(self) -> list[str]:
+        """Names of documents, by document index."""
+
+    @property
+    def document_fields(self) -> list[dict[str, Any]]:
+        """Plain values of each document, by document index."""
+
+
+def split_rows(store: Rows, config: EvaluateConfig, seed: int) -> Split:
+    """Part rows by document: by the dataset's ``held_out`` flag, else by a seeded hash of the name.
 
     Neither part is empty: flags that are the same for all documents with rows decide nothing.
 
