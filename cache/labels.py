@@ -173,20 +173,20 @@ def read_group(folder: Path, path: Path, plan: str | None = None) -> dict[str, S
     StoreError
         If a newer version wrote it.
     """
-    found: dict[str, StoredLabel] = {}
     try:
         with read_hdf5(path) as file:
             schema = int(file.attrs["schema"])
             if schema > FILE_SCHEMA:
                 raise StoreError(f"{path} was written in schema {schema}; this version reads up to {FILE_SCHEMA}")
-            of = file.attrs.get("examples", plan)
-            for name in json.loads(file.attrs["order"]):
-                fields = json.loads(file[name].attrs["info"])
-                info = LabelInfo(**{**fields, "categories": tuple(fields["categories"])})
-                found[name] = StoredLabel(info, file[name].attrs["xxh3_128"])
+            of, checksum = (file.attrs.get(name) for name in ("examples", "xxh3_128"))
+            infos = {name: file[name].attrs["info"] for name in json.loads(file.attrs["order"])}
+            hashes = {name: file[name].attrs["xxh3_128"] for name in infos}
+        if checksum not in (None, _digest_of_group(of, infos, hashes)):
+            raise ValueError("what it says of its labels differs from the checksum of that")
+        found = {name: StoredLabel(_info(infos[name]), hashes[name]) for name in infos}
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DamageError(folder, Damage(f"{FOLDER}/{path.name}", f"cannot be read ({error})")) from error
-    if plan is not None and of != plan:
+    if plan is not None and of not in (None, plan):
         raise DamageError(folder, Damage(f"{FOLDER}/{path.name}", "has the labels of another store's rows"))
     return found
 
@@ -226,13 +226,29 @@ def _lengths(examples: Examples) -> dict[str, int]:
 def _fill(
     file: Any, group: str, plan: str, labels: dict[str, tuple[LabelInfo, NDArray[Any], NDArray[np.bool_]]]
 ) -> None:
+    infos = {name: json.dumps(asdict(info)) for name, (info, _, _) in labels.items()}
+    hashes = {name: _digest(*label) for name, label in labels.items()}
     file.attrs.update(format=f"{FORMAT}: labels", schema=FILE_SCHEMA, group=group, order=json.dumps(list(labels)))
-    file.attrs["examples"] = plan
-    for name, (info, values, defined) in labels.items():
+    file.attrs.update(examples=plan, xxh3_128=_digest_of_group(plan, infos, hashes))
+    for name, (_, values, defined) in labels.items():
         made = file.create_group(name)
-        made.attrs.update(info=json.dumps(asdict(info)), xxh3_128=_digest(info, values, defined))
+        made.attrs.update(info=infos[name], xxh3_128=hashes[name])
         made.create_dataset("values", data=values)
         made.create_dataset("defined", data=defined)
+
+
+def _info(text: str) -> LabelInfo:
+    """Read what a file says of a label; raise ValueError for what cannot be."""
+    fields = json.loads(text)
+    try:
+        return LabelInfo(**{**fields, "categories": tuple(fields["categories"])})
+    except StoreError as error:
+        raise ValueError(str(error)) from error
+
+
+def _digest_of_group(plan: str | None, infos: Mapping[str, str], hashes: Mapping[str, str]) -> str:
+    """Return a hash of what a group's file says of its labels; HDF5 has no checksums for such texts."""
+    return xxhash.xxh3_128_hexdigest(json.dumps([plan, list(infos.items()), list(hashes.items())]).encode())
 
 
 def _digest(info: LabelInfo, values: NDArray[Any], defined: NDArray[np.bool_]) -> str:

@@ -341,9 +341,9 @@ class Store:
             raise StoreError(f"{self.folder} has no label {name!r}; nearest: {nearest(name, found)}")
         level = found[name].info.level
         values, defined = label_files.read_values(self.folder, found[name])
-        at = np.arange(self.n_rows) if level == "row" else self.origins[level]
-        wrong = len(values) != self.n_rows_planned if level == "row" else len(values) <= at.max(initial=-1)
-        if wrong:  # of an older version's, which do not say whose they are
+        at = slice(self.n_rows) if level == "row" else self.origins[level]
+        fits = len(values) == self.n_rows_planned if isinstance(at, slice) else len(values) > at.max(initial=-1)
+        if not fits:  # an older version's file, which does not say whose labels it has
             where = f"{label_files.FOLDER}/{found[name].info.group}.h5"
             raise DamageError(self.folder, Damage(where, f"has {len(values)} {level}s, the store others", f"/{name}"))
         return values[at], defined[at]

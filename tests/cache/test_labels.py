@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import h5py
 import numpy as np
 import pytest
@@ -108,6 +111,23 @@ def test_wrong_descriptions_are_explained(change, says):
         info(**change)
 
 
+@pytest.mark.parametrize("form", ["today's", "older"])
+def test_flipped_bits_of_a_description_are_damage(store, store_folder, form):
+    what = info("day", kind="categories", categories=("Monday", "Tuesday"), unit="d", description="of the week")
+    store.add_labels("tokens", {"day": (what, np.ones(100), None)})
+    path = store_folder / "labels" / "tokens.h5"
+    if form == "older":  # has no checksum of its descriptions but that of the values, and they are read without
+        with h5py.File(path, "r+") as file:
+            del file.attrs["xxh3_128"]
+    sound, text = path.read_bytes(), json.dumps(asdict(what)).encode()
+    first, end = (0, len(text)) if form == "today's" else (text.index(b"row"), text.index(b"row") + 3)
+    for place in range(sound.index(text) + first, sound.index(text) + end):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1 << place % 8]) + sound[place + 1 :])
+        with pytest.raises(DamageError, match=r"labels/tokens\.h5"):
+            _ = store.labels
+    assert [damage.file for damage in store.verify()] == ["labels/tokens.h5"]
+
+
 def test_labels_of_another_store_are_damage(store, store_folder, tmp_path, write_store, make_plan, arrays):
     """With as many rows, of other documents: every number would have been wrong, and nothing have said so."""
     write_store(tmp_path / "other", arrays, make_plan([20] * 5), rows_per_shard=24)
@@ -127,7 +147,7 @@ def test_other_numbers_of_values_are_damage(store, store_folder, level, n):
     store.add_labels("tokens", {"keyword": (info(level=level), np.ones(n_of(store, level)), None)})
     path = store_folder / "labels" / "tokens.h5"
     with h5py.File(path, "r+") as file:
-        del file.attrs["examples"], file["keyword/values"], file["keyword/defined"]
+        del file.attrs["examples"], file.attrs["xxh3_128"], file["keyword/values"], file["keyword/defined"]
         values, defined = np.ones(n, np.uint8), np.ones(n, np.bool_)
         file["keyword"].update({"values": values, "defined": defined})
         file["keyword"].attrs["xxh3_128"] = _digest(info(level=level), values, defined)
