@@ -139,6 +139,8 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def read_hdf5(path: Path) -> Iterator[Any]:
     """Open an HDF5 file for reading; gives the ``h5py.File``, or raises what h5py does for a file that is damaged."""
+    if path.exists() and not path.is_file():  # HDF5 would wait for the other end of a pipe
+        raise OSError(errno.EINVAL, "is no file", str(path))
     with undisturbed(), h5py.File(path, "r") as file:
         yield file
 

@@ -64,6 +64,15 @@ def test_a_flipped_bit_names_shard_dataset_and_chunk(store_folder, arrays):
     assert store.read(RESID, slice(33, 34), verify=False).shape == (1, 5)  # asked for, and given
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+@pytest.mark.parametrize("name", ["examples.h5", "index.h5", "labels/g.h5", SHARD])
+def test_a_pipe_in_the_place_of_a_file_is_damage_and_no_hang(store_folder, name):
+    (store_folder / "labels").mkdir()
+    (store_folder / name).unlink(missing_ok=True)
+    os.mkfifo(store_folder / name)
+    assert [damage.file for damage in open_store(store_folder).verify()] == [name]
+
+
 @pytest.mark.parametrize("dataset", ["sequences/first_row", "sequences/n_rows"])
 def test_what_the_plan_has_for_other_readers_is_verified(store_folder, dataset):
     path = store_folder / "examples.h5"
