@@ -134,6 +134,14 @@ def test_rows_are_normalised_one_by_one_and_brought_back(normalisation, tmp_path
     assert dictionary.reconstruct(torch.zeros(2, WIDTH)).isfinite().all()
 
 
+def test_tied_weights_are_saved(tmp_path):
+    W, zeros = make().W_enc, torch.zeros(WIDTH)
+    for layout in ("workbench", "saelens"):
+        tied = make(W_enc=W, W_dec=W, b_pre=zeros, b_dec=zeros)
+        tied.save(tmp_path / layout, layout=layout)
+        torch.testing.assert_close(load_dictionary(tmp_path / layout).reconstruct(rows()), tied.reconstruct(rows()))
+
+
 def test_a_run_folder_is_an_address(tmp_path):
     from workbench.results import Result
 

@@ -145,7 +145,12 @@ def test_old_thresholds_are_logarithms(tmp_path):
 
 UNSUPPORTED = [
     ({"architecture": "temporal"}, "architecture 'temporal'; supported: topk, standard, jumprelu, gated"),
+    ({"architecture": "skip_transcoder"}, "architecture 'skip_transcoder'; supported"),
     ({"normalize_activations": "batch"}, "normalised by 'batch' are not supported"),
+    (
+        {"architecture": "transcoder", "normalize_activations": "layer_norm"},
+        r"a transcoder whose inputs are normalised \(layer_norm\)",
+    ),
     ({"metadata": {}}, "names no hook point"),
     ({"metadata": {"hook_name": HOOK, "hook_head_index": 3}}, "reads head 3 of blocks.0.hook_resid_post alone"),
 ]
@@ -235,6 +240,9 @@ def test_what_they_cannot_hold_is_refused(tmp_path):
         make("topk", **TRANSCODER).save(tmp_path / "sae", layout="saelens")
     with pytest.raises(UserError, match="transcoders do not normalise rows"):
         make("relu", normalisation="layer_norm", **TRANSCODER).save(tmp_path / "sae", layout="saelens")
+    for crosscoder in ({"hook_in": f"{HOOK} + {Z}", "hook_out": f"{HOOK} + {Z}"}, {"hook_in": f"{HOOK} + {Z}"}):
+        with pytest.raises(UserError, match="nothing that takes several hook points at once"):
+            make("relu", **crosscoder).save(tmp_path / "sae", layout="saelens")
     assert not (tmp_path / "sae").exists()
 
 

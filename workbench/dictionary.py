@@ -105,8 +105,11 @@ class Dictionary:
                 f"dictionary {self.address}: rows normalised by {self.normalisation!r}: none, layer_norm and unit_norm "
                 "are known"
             )
-        if self.b_pre.data_ptr() == self.b_dec.data_ptr():
-            object.__setattr__(self, "b_pre", self.b_pre.clone())  # safetensors refuses tensors that share memory
+        held: set[int] = set()
+        for name, tensor in self.tensors().items():  # safetensors refuses tensors that share memory: tied weights, say
+            if tensor.data_ptr() in held:
+                object.__setattr__(self, name, tensor.clone())
+            held.add(tensor.data_ptr())
         if self.activation == "topk" and not 1 <= (self.k or 0) <= latents:
             raise UserError(f"dictionary {self.address}: k={self.k} must be between 1 and {latents}, its latents")
 

@@ -84,6 +84,11 @@ def from_saelens(config: Mapping[str, Any], tensors: Mapping[str, Tensor], addre
     normalised = config.get("normalize_activations")
     if normalised not in NORMALISATIONS:
         raise UserError(f"dictionary {address}: inputs normalised by {normalised!r} are not supported")
+    transcoder = "transcoder" in architecture
+    if transcoder and NORMALISATIONS[normalised] != "none":  # SAELens brings nothing back that a transcoder writes
+        raise UserError(
+            f"dictionary {address}: a transcoder whose inputs are normalised ({normalised}) is not supported"
+        )
     hook = meta.get("hook_name") or config.get("hook_name")
     if not hook:
         raise UserError(f"dictionary {address}: its configuration names no hook point (hook_name)")
@@ -97,7 +102,6 @@ def from_saelens(config: Mapping[str, Any], tensors: Mapping[str, Tensor], addre
         parts = _encoder(architecture, {name: tensor.to(dtype) for name, tensor in tensors.items()})
     except KeyError as missing:
         raise UserError(f"dictionary {address} is incomplete: {missing.args[0]} is missing") from None
-    transcoder = "transcoder" in architecture
     if config.get("rescale_acts_by_decoder_norm"):  # selection by score times decoder norm, decoding with unit rows
         norms = parts["W_dec"].norm(dim=1)
         parts |= {"W_enc": parts["W_enc"] * norms[:, None], "b_enc": parts["b_enc"] * norms}
@@ -194,7 +198,7 @@ def save_saelens(dictionary: Dictionary, folder: Path) -> None:
     Raises
     ------
     UserError
-        For a TopK transcoder and a dictionary of several hook points: SAELens has neither.
+        For a TopK transcoder, a dictionary of several hook points, a transcoder that normalises rows: SAELens has none.
     """
     config, tensors = to_saelens(dictionary)
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,6 +209,11 @@ def save_saelens(dictionary: Dictionary, folder: Path) -> None:
 def to_saelens(dictionary: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return SAELens's configuration and weights; see `save_saelens`."""
     transcoder = dictionary.hook_in != dictionary.hook_out
+    if max(len(dictionary.hooks_in), len(dictionary.hooks_out)) > 1:
+        raise UserError(
+            f"dictionary {dictionary.address} reads {dictionary.hook_in} and reconstructs {dictionary.hook_out}: "
+            "SAELens has nothing that takes several hook points at once"
+        )
     architecture = ARCHITECTURES.get((dictionary.activation, transcoder))
     if architecture is None:
         raise UserError(f"dictionary {dictionary.address}: SAELens has no {dictionary.activation} transcoder")

@@ -48,7 +48,7 @@ class TrainConfig:
     dead_after: Annotated[
         int | None,
         Option(
-            "rows without being active after which a latent counts as dead; by default a twentieth of the training",
+            "rows without being active after which a latent counts as dead; by default a hundredth of the training",
             ge=1,
         ),
     ] = None

@@ -8,6 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from workbench.probes.metrics import from_counts
+
 F1_GAIN = 0.03  # by which a further latent must raise the probe's F1 to count as a part of a split feature
 ALIGNED = 0.025  # cosine of an absorbing latent with the probe, full absorption
 ALIGNED_PART = 0.1  # the same for a share of the projection
@@ -23,6 +25,42 @@ def main_latents(latents: list[int], f1: list[float]) -> list[int]:
             break
         n, best = n + 1, score
     return latents[:n]
+
+
+def numbers_of_main(
+    scores: list[NDArray[np.float64]], y: NDArray[np.bool_], groups: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how many latents a feature is split into in each resample of documents.
+
+    Parameters
+    ----------
+    scores : list of float array [rows]
+        Log odds of the probes on the first 1, 2, … latents.
+    y : bool array [rows]
+        Where the feature is.
+    groups : int64 array [rows]
+        Which document each row is of.
+    weights : float64 array [draws, documents]
+        How often each document is in each resample.
+
+    Returns
+    -------
+    float64 array [draws]
+        As many as `main_latents` names where it is told the F1 scores of that resample; which ones are tried, and in
+        which order, was decided on the rows that the probes were fitted on.
+    """
+    n, best = np.zeros(len(weights)), np.full(len(weights), -np.inf)
+    going = np.ones(len(weights), bool)
+    for score in scores:
+        said = score > 0
+        hit, alarm, miss = (
+            weights @ np.bincount(groups, weights=each, minlength=weights.shape[1])
+            for each in (said & y, said & ~y, ~said & y)
+        )
+        f1 = from_counts(hit, alarm, miss, np.zeros_like(hit))["f1"]
+        going &= f1 > best + F1_GAIN
+        n, best = n + going, np.where(going, f1, best)
+    return n
 
 
 @dataclass(frozen=True)

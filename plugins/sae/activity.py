@@ -19,6 +19,7 @@ from workbench.probes.statistics import Interval, percentile_interval
 
 LATENTS_AT_ONCE = 1024
 MOST_VALUES = 40  # of a label that is not yes or no
+ENDS = (0.025, 0.975)
 DENSE = 0.1  # a latent active on more than a tenth of the rows
 
 
@@ -80,8 +81,25 @@ def activity(codes: Codes, n_latents: int) -> Activity:
     return Activity(len(codes.rows), bounds.astype(np.int64), rows[order], values[order])
 
 
-def dense_latents(codes: Codes, n_latents: int, resamples: Resamples) -> Interval:
-    """Count latents that are active on more than a tenth of the rows, with the count's interval over documents."""
+@dataclass(frozen=True)
+class Densities:
+    """How often latents are active, in resamples of documents.
+
+    Attributes
+    ----------
+    lo, hi : float64 array [latents]
+        Ends of the 95 % percentile interval of each latent's density.
+    dense : Interval
+        Number of latents that are active on more than a tenth of the rows.
+    """
+
+    lo: NDArray[np.float64]
+    hi: NDArray[np.float64]
+    dense: Interval
+
+
+def densities(codes: Codes, n_latents: int, resamples: Resamples) -> Densities:
+    """Return intervals over documents of every latent's density, and of the number of dense latents."""
     active = (codes.values > 0).numpy()
     document = np.repeat(codes.document, active.sum(1))
     n_documents = resamples.weights.shape[1]
@@ -90,11 +108,14 @@ def dense_latents(codes: Codes, n_latents: int, resamples: Resamples) -> Interva
     counts = sp.coo_matrix(entries, shape=shape).tocsc()
     rows = resamples.weights @ np.bincount(codes.document, minlength=n_documents)
     drawn = np.zeros(len(rows))
+    lo, hi = np.empty(n_latents), np.empty(n_latents)
     for first in range(0, n_latents, LATENTS_AT_ONCE):
-        block = np.asarray(counts[:, first : first + LATENTS_AT_ONCE].toarray())
-        drawn += (resamples.weights @ block > DENSE * rows[:, None]).sum(1)
+        at = slice(first, first + LATENTS_AT_ONCE)
+        share = resamples.weights @ np.asarray(counts[:, at].toarray()) / rows[:, None]
+        drawn += (share > DENSE).sum(1)
+        lo[at], hi[at] = np.quantile(share, ENDS, axis=0)
     value = (np.asarray(counts.sum(0)).ravel() > DENSE * len(codes.rows)).sum()
-    return Interval(float(value), *percentile_interval(drawn))
+    return Densities(lo, hi, Interval(float(value), *percentile_interval(drawn)))
 
 
 def label_correlations(store: Store, codes: Codes, n_latents: int) -> tuple[list[str], NDArray[np.float64]]:

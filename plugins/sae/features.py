@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from workbench.context import Context
 from workbench.dictionary import Dictionary
 from workbench.encoding import latents_of_rows
-from workbench.plugins.sae.absorption import Absorbed, absorbed, main_latents
+from workbench.plugins.sae.absorption import Absorbed, absorbed, main_latents, numbers_of_main
 from workbench.plugins.sae.metrics import Resamples, choose_sequences
 from workbench.plugins.sae.outcome import add
 from workbench.plugins.sae.questions import Question, choose_questions
@@ -211,7 +211,8 @@ def measured(one: Found, sides: Sides, resamples: Resamples) -> dict[str, Drawn]
         score = np.zeros(len(question.test)) if score is None else score
         numbers[f"auc_{k}"] = Drawn(*auc(question.y_test, score, groups, resamples))
     if one.absorbed is not None:
-        numbers["split"] = Drawn(len(one.main), np.full(len(resamples.weights), float(len(one.main))))
+        drawn = numbers_of_main(one.sparse.scores, question.y_test, groups, resamples.weights)
+        numbers["split"] = Drawn(len(one.main), drawn)
         of = groups[one.absorbed.rows]
         n = np.bincount(of, minlength=sides.n_documents).astype(np.float64)
         for name, share in (("absorption", one.absorbed.full), ("absorption_fraction", one.absorbed.fraction)):
@@ -251,12 +252,9 @@ def add_metrics(
         for way, suffix in (("dictionary", ""), ("random", "_random"), ("permuted", "_permuted")):
             if name not in numbers[way][0]:
                 continue
-            interval = mean_over(numbers[way], name)
             description = f"{SHOWN[name]}, {n} labels{WHOSE[way]}"
-            if name == "split":  # chosen once, on all test documents: there is nothing to resample
-                result.add_metric(NAMES[name] + suffix, interval.value, unit="latents", description=description)
-            else:
-                add(result, NAMES[name] + suffix, interval, description)
+            unit = "latents" if name == "split" else ""
+            add(result, NAMES[name] + suffix, mean_over(numbers[way], name), description, unit)
     rows = []
     for number, (one, probe) in enumerate(zip(found["dictionary"], dense, strict=True)):
         question, own = one.question, numbers["dictionary"][number]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from workbench.plugins.sae.activity import DENSE, Activity
+from workbench.plugins.sae.activity import DENSE, Activity, Densities
 from workbench.plugins.sae.figures import explained_curve, loss_curves, thinned
 from workbench.plugins.sae.latents import Around
 from workbench.plugins.sae.metrics import Reconstruction
@@ -112,7 +112,7 @@ def add(result: Result, name: str, interval: Interval, description: str, unit: s
     result.add_metric(name, interval.value, unit=unit, description=f"{description}; {OVER_DOCUMENTS}", **ends)
 
 
-def add_latents(result: Result, active: Activity, around: Around, trainer: Trainer | None, dense: Interval) -> None:
+def add_latents(result: Result, active: Activity, around: Around, trainer: Trainer | None, spread: Densities) -> None:
     """Add a table with a row per latent, and counts of dead, silent and dense ones; dead ones only after a training."""
     density, n = active.density, len(active.density)
     dead = None
@@ -123,10 +123,12 @@ def add_latents(result: Result, active: Activity, around: Around, trainer: Train
     description = f"latents never active on {active.n_rows:,} held-out rows, of {n:,}"
     result.add_metric("silent_latents", int((density == 0).sum()), unit="latents", description=description)
     description = f"latents active on more than {DENSE:.0%} of held-out rows, of {n:,}"
-    add(result, "dense_latents", dense, description, unit="latents")
+    add(result, "dense_latents", spread.dense, description, unit="latents")
     columns: dict[str, Any] = {
         "latent": np.arange(n),
         "density": density,
+        "density_lo": spread.lo,
+        "density_hi": spread.hi,
         "mean_activation": active.mean(),
         "max_activation": active.largest(),
         **({} if dead is None else {"dead": dead}),
@@ -146,8 +148,8 @@ def add_latents(result: Result, active: Activity, around: Around, trainer: Train
     result.add_table(
         "latents",
         pd.DataFrame(columns),
-        description="Every latent on held-out rows: how often it is active, how strongly, the nearest other decoder "
-        "direction and the nearest label.",
+        description="Every latent on held-out rows: how often it is active (with the 95 % interval over documents), "
+        "how strongly, the nearest other decoder direction and the nearest label.",
     )
 
 

@@ -14,7 +14,7 @@ from workbench.encoding import check_dictionary
 from workbench.errors import UserError
 from workbench.kernels.choice import in_use
 from workbench.plugins.sae import SaeConfig, figures
-from workbench.plugins.sae.activity import Activity, activity, dense_latents, label_correlations, nearest_directions
+from workbench.plugins.sae.activity import Activity, activity, densities, label_correlations, nearest_directions
 from workbench.plugins.sae.comparing import Outcome, compare
 from workbench.plugins.sae.control import random_dictionary
 from workbench.plugins.sae.features import add_features
@@ -129,7 +129,7 @@ def measure(
     cosine, neighbour = nearest_directions(dictionary.W_dec, NEIGHBOURS)
     around = Around(labels, correlation, cosine, neighbour)
     add_quality(result, quality, spliced, found, split)
-    add_latents(result, active, around, trainer, dense_latents(found.codes, dictionary.n_latents, resamples))
+    add_latents(result, active, around, trainer, densities(found.codes, dictionary.n_latents, resamples))
     add_parts(result, store, ways, found, resamples)
     add_features(context, result, split, ways)
     if trainer is not None:

@@ -169,7 +169,7 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int, parts: tuple
         bandwidth=config.jumprelu.bandwidth * math.sqrt(width),
         aux_k=max(1, width // 2) if train.aux_k is None else train.aux_k,
         aux_weight=train.aux_weight,
-        dead_after=train.dead_after or max(rows // 20, 10 * batch_rows),
+        dead_after=train.dead_after or max(rows // 100, 10 * batch_rows),
         resample=train.resample,
         centre=train.centre,
         precision=train.precision,

@@ -11,10 +11,12 @@ from workbench.plugins.sae.absorption import (
     SHARE,
     absorbed,
     main_latents,
+    numbers_of_main,
     partly,
 )
 from workbench.plugins.sae.questions import Question
 from workbench.plugins.sae.readouts import chosen_latents, dense_probe, sparse_probes
+from workbench.probes import evaluate
 
 ROWS, WIDTH = 3000, 20
 
@@ -156,6 +158,27 @@ def test_latents_are_added_while_the_score_rises():
     assert partly(0.5, 2.0, 1.0) == 0
     assert partly(0.5, 0.0, 1.0) == 1
     assert partly(0.5, 0.5, 1.0) == 0.5
+
+
+def test_splitting_is_counted_anew_in_every_resample_of_documents():
+    rng = np.random.default_rng(0)
+    groups = np.sort(rng.integers(12, size=600))
+    y = rng.random(600) < 0.4
+    part = rng.random(600) < 0.5 + 0.45 * (groups % 2)  # in half of the documents one latent has nearly all of it
+    first, both = (np.where(y & keep, 1.0, -1.0) for keep in (part, rng.random(600) < 0.97))
+    scores = [first, both, both + 0.1]
+    weights = rng.multinomial(12, np.full(12, 1 / 12), size=200).astype(float)
+    want = []
+    for weight in weights:
+        rows = np.repeat(np.arange(600), weight[groups].astype(int))
+        f1 = [evaluate(y[rows], score[rows])["f1"] for score in scores]
+        want.append(len(main_latents([0, 1, 2], f1)))
+    got = numbers_of_main(scores, y, groups, weights)
+    assert got.tolist() == want
+    assert {1.0, 2.0} >= set(got.tolist())
+    alone = numbers_of_main([both], y, groups, weights)  # negative control: nothing to split
+    assert set(alone.tolist()) == {1.0}
+    assert numbers_of_main([], y, groups, weights).tolist() == [0.0] * 200
 
 
 def test_only_latents_that_speak_for_a_yes_are_chosen():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from workbench.dictionary import Dictionary
-from workbench.plugins.sae.activity import activity, dense_latents, label_correlations, nearest_directions
+from workbench.plugins.sae.activity import activity, densities, label_correlations, nearest_directions
 from workbench.plugins.sae.metrics import Codes, Resamples, choose_sequences, reconstruct, reconstruction_metrics
 
 WIDTH, LATENTS, HOOK = 16, 40, "blocks.0.hook_resid_post"
@@ -88,20 +88,25 @@ def test_latents_that_are_never_active_count_as_nothing():
     assert active.mean().tolist() == active.largest().tolist() == [0, 2, 0, 0, 1, 0]
 
 
-def test_dense_latents_are_counted_in_every_resample_of_documents(found, monkeypatch):
+def test_densities_are_counted_in_every_resample_of_documents(found, monkeypatch):
     monkeypatch.setattr("workbench.plugins.sae.activity.LATENTS_AT_ONCE", 7)
     _, sums = found
     codes = sums.codes
     dense = torch.zeros(len(codes.rows), LATENTS).scatter(1, codes.indices, codes.values).numpy() > 0
     resamples = Resamples.draw(len(sums.n_rows), 100, np.random.default_rng(0))
-    interval = dense_latents(codes, LATENTS, resamples)
+    spread = densities(codes, LATENTS, resamples)
+    interval = spread.dense
     assert interval.value == (dense.mean(0) > 0.1).sum()
-    counts = []
+    drawn = []
     for weights in resamples.weights:
         rows = np.repeat(np.arange(len(codes.rows)), weights[codes.document].astype(int))
-        counts.append((dense[rows].mean(0) > 0.1).sum())
+        drawn.append(dense[rows].mean(0))
+    counts = (np.array(drawn) > 0.1).sum(1)
     assert (interval.lo, interval.hi) == pytest.approx(tuple(np.quantile(counts, [0.025, 0.975])))
     assert interval.lo < interval.hi
+    np.testing.assert_allclose((spread.lo, spread.hi), np.quantile(drawn, [0.025, 0.975], axis=0))
+    assert (spread.lo <= dense.mean(0)).all()
+    assert (spread.hi >= dense.mean(0)).all()
 
 
 def test_label_correlations_are_pearsons(store, found):
