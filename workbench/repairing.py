@@ -194,6 +194,7 @@ class _Repairs:
 def _manifest(damage: Damage) -> Repair:
     advice = (
         f"{damage.what}; it is what all else is held against: move it away and give the `workbench capture` command of "
-        "this store once more, which checks every shard and lists those that are sound, without computing them again"
+        "this store once more, which checks every shard and lists those that are sound, without computing them again "
+        "(of a store with int8, all rows are)"
     )
     return Repair(MANIFEST, advice, False)
