@@ -216,7 +216,7 @@ class Examples:
             If the file is missing, cannot be read, or holds something else.
         """
         try:
-            with read_hdf5(folder / FILE) as file:
+            with read_hdf5(folder / FILE, texts=True) as file:
                 names = ["document", "window", "bounds", "size"]
                 document, window, bounds, sizes = (file[f"sequences/{name}"][()] for name in names)
                 names = ["id", "special", "offsets", "selected"]
@@ -253,7 +253,7 @@ class Examples:
             If something differs.
         """
         try:
-            with read_hdf5(folder / FILE) as file:
+            with read_hdf5(folder / FILE, texts=True) as file:
                 said = {name: file[name][()] for name in self._derived()}
                 kind = (file.attrs["format"], int(file.attrs["schema"]))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:

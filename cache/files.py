@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from workbench.cache.errors import StoreError
+from workbench.cache.heaps import check_heaps
 
 PART = ".part"
 LIBRARY_VERSIONS = ("v110", "v110")
@@ -137,10 +138,16 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def read_hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file for reading; gives the ``h5py.File``, or raises what h5py does for a file that is damaged."""
+def read_hdf5(path: Path, *, texts: bool = False) -> Iterator[Any]:
+    """Open an HDF5 file for reading; gives the ``h5py.File``, or raises what h5py does for a file that is damaged.
+
+    Whoever will read texts of it, attributes among them, or a virtual dataset, says so: their heaps are checked first,
+    for which the file is read once.
+    """
     if path.exists() and not path.is_file():  # HDF5 would wait for the other end of a pipe
         raise OSError(errno.EINVAL, "is no file", str(path))
+    if texts:
+        check_heaps(path)
     with undisturbed(), h5py.File(path, "r") as file:
         yield file
 

@@ -67,7 +67,7 @@ def check_index(folder: Path, manifest: Manifest) -> Iterator[Damage]:
     if not manifest.finished:
         return
     try:
-        with read_hdf5(folder / FILE) as file:
+        with read_hdf5(folder / FILE, texts=True) as file:
             for column in columns(manifest).values():
                 if not _is_right(file, column, manifest):
                     yield Damage(FILE, "does not say where the rows are, as the manifest does", column.path)

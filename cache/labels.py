@@ -174,7 +174,7 @@ def read_group(folder: Path, path: Path, plan: str | None = None) -> dict[str, S
         If a newer version wrote it.
     """
     try:
-        with read_hdf5(path) as file:
+        with read_hdf5(path, texts=True) as file:
             schema = int(file.attrs["schema"])
             if schema > FILE_SCHEMA:
                 raise StoreError(f"{path} was written in schema {schema}; this version reads up to {FILE_SCHEMA}")

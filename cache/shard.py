@@ -141,7 +141,7 @@ class Shard:
     def is_of(self, capture: str) -> bool:
         """Whether it says that it belongs to a capture; of a file that is damaged, False."""
         try:
-            with read_hdf5(self.path) as file:
+            with read_hdf5(self.path, texts=True) as file:
                 return bool(file.attrs.get("capture") == capture)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError):
             return False
