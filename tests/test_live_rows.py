@@ -12,6 +12,7 @@ from workbench.capturing import as_dataset, capture
 from workbench.errors import UserError
 from workbench.live_rows import LiveRows
 from workbench.subjects.sources import load_subject
+from workbench.testing.ranks import on_threads
 from workbench.testing.tiny import save_tiny_decoder
 
 HOOKS = ["blocks.0.hook_mlp_out", "blocks.1.hook_resid_post"]
@@ -29,8 +30,8 @@ def make(subject):
     dataset = as_dataset(TEXTS)
     specs = {name: activation_spec(subject.hook_points[name], subject, subject.n_context) for name in HOOKS}
     plan = Planner(subject, dataset, "all", None, 0).plan()
-    return lambda batch_size=4, buffer_rows=10**6: LiveRows(
-        subject, dataset, plan, specs, batch_size=batch_size, buffer_rows=buffer_rows
+    return lambda buffer_rows=10**6, **options: LiveRows(
+        subject, dataset, plan, specs, batch_size=4, buffer_rows=buffer_rows, **options
     )
 
 
@@ -99,6 +100,22 @@ def test_all_ranks_together_have_each_row_once(make, store):
     found = [bits(each) for each in passes]
     assert sorted(row for each in found for row in each) == stored(store)
     assert all(len(each) > store.n_rows / 6 for each in found)
+
+
+def test_processes_share_the_forward_passes_and_each_has_the_rows_of_one_alone(make, monkeypatch):
+    ran = {0: [], 1: []}
+    compute = LiveRows.compute
+
+    def noted(self, number, *rest):
+        ran[self.ranks.rank].append(number)
+        return compute(self, number, *rest)
+
+    alone = bits(make(buffer_rows=200).shuffled(HOOKS, batch_rows=64, seed=0))
+    monkeypatch.setattr(LiveRows, "compute", noted)
+    found = on_threads(2, lambda ranks: bits(make(buffer_rows=200, ranks=ranks).shuffled(HOOKS, batch_rows=64, seed=0)))
+    assert found == [alone, alone]
+    assert not set(ran[0]) & set(ran[1])
+    assert min(len(ran[0]), len(ran[1])) >= 5  # of the three in a window the first has two
 
 
 def test_no_more_rows_than_the_buffer_has_room_for_are_in_memory(make, monkeypatch):

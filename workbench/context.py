@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import xxhash
 from workbench.errors import UserError
 from workbench.progress import Ticker, progress
 from workbench.provenance import dataset_address, model_address, recorded_model
+from workbench.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,8 @@ class Context:
         How a subject is loaded.
     kernels : dict of str to str
         Which kernel was used for which operator; a plugin that uses kernels says so here, for the manifest.
+    ranks : Ranks
+        The processes of the run; one alone, unless the plugin is `Plugin.distributed` and torchrun started more.
     """
 
     config: Any
@@ -82,6 +85,7 @@ class Context:
     dtype: str | None = None
     device_map: str | None = None
     kernels: dict[str, str] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
     @property
     def store(self) -> Store:
@@ -168,7 +172,12 @@ class Context:
     def progress(
         self, total: int | None, unit: str = "rows", description: str = "", done: int = 0
     ) -> AbstractContextManager[Ticker]:
-        """Show the progress of a loop of `total` units, of which `done` were done before an interruption."""
+        """Show the progress of a loop of `total` units, of which `done` were done before an interruption.
+
+        Of several processes only the first one shows it.
+        """
+        if self.ranks.rank:
+            return nullcontext(Ticker(total, unit, description, self.log, done))
         return progress(total, unit, description, self.log, done)
 
 

@@ -22,6 +22,7 @@ from workbench.context import Context, Inputs
 from workbench.errors import UserError
 from workbench.plugin import Plugin
 from workbench.provenance import recorded_model
+from workbench.ranks import ALONE, Ranks, in_turn, open_ranks
 from workbench.registry import registry
 from workbench.results import Result
 from workbench.runs import RUNS, SCHEMA, Run, choose_folder, identity_of, load_run, run_folder, write_json
@@ -110,7 +111,8 @@ def run(
     Returns
     -------
     Result
-        ``result.folder`` is the run folder.
+        ``result.folder`` is the run folder. Where torchrun started several processes, the first one has the result, and
+        the others an empty one.
 
     Raises
     ------
@@ -142,8 +144,12 @@ def run(
         device_map=device_map,
         seed=checked_seed(seed if seed is not None else file.get("seed", 0)),
     )
-    request = replace(request, inputs=with_defaults(request, root))
-    return execute(request, Path(out) if out is not None else None).result
+    with open_ranks(request.device) as ranks:
+        if ranks.size > 1 and not chosen.distributed:
+            raise UserError(f"{name} is run by one process, and torchrun started {ranks.size}: leave torchrun out")
+        request = replace(request, inputs=in_turn(ranks, lambda: with_defaults(request, root)))
+        done = execute(request, Path(out) if out is not None else None, ranks)
+    return Result() if done is None else done.result
 
 
 def checked_seed(seed: Any) -> int:
@@ -214,8 +220,11 @@ def default_store(request: Request, root: Path) -> Store:
     )
 
 
-def execute(request: Request, out: Path | None) -> Run:
-    """Run a request whose inputs are complete, in a folder of its own; a finished run of it is read back."""
+def execute(request: Request, out: Path | None, ranks: Ranks = ALONE) -> Run | None:
+    """Run a request whose inputs are complete, in a folder of its own; a finished run of it is read back.
+
+    Of several processes the first one makes the folder, and the others, which return None, work in it.
+    """
     context = Context(
         config=request.config,
         inputs=request.inputs,
@@ -224,15 +233,23 @@ def execute(request: Request, out: Path | None) -> Run:
         work=Path(),
         dtype=request.dtype,
         device_map=request.device_map,
+        ranks=ranks,
     )
+    if ranks.rank:
+        if told := ranks.tell(""):
+            context.work = Path(told) / "work"
+            request.plugin().run(context)
+        return None
     parts = identity_parts(request, context)
     identity = identity_of(parts)
     folder = out if out is not None else choose_folder(request.plugin.name, identity)
     if (folder / "manifest.json").is_file() and load_run(folder).identity == identity:
         context.log.info("%s is done already", folder)
+        ranks.tell("")
         return load_run(folder)
     with run_folder(folder, identity) as part, logging_to(part / "log.txt", context.log):
         context.work = part / "work"
+        ranks.tell(str(part.resolve()))
         started, clock = datetime.now(UTC), time.perf_counter()
         context.log.info("%s: %s", request.plugin.name, request.plugin.help)
         store = request.inputs.store

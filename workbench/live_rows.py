@@ -18,6 +18,7 @@ from workbench.capture_passes import make_batch, run_batch
 from workbench.capture_plan import Plan
 from workbench.datasets.protocol import Dataset
 from workbench.errors import UserError
+from workbench.ranks import ALONE, Ranks
 from workbench.subjects.protocol import Subject
 from workbench.transfer import HostCopies
 
@@ -45,6 +46,8 @@ class LiveRows:
         Sequences or images in a forward pass; if not given, as many as have 8192 positions.
     buffer_rows : int
         Rows that are in memory at once, and mixed with each other; those of one forward pass at least.
+    ranks : Ranks
+        Processes that share the forward passes; each has all rows.
 
     Attributes
     ----------
@@ -61,12 +64,13 @@ class LiveRows:
         *,
         batch_size: int | None = None,
         buffer_rows: int = BUFFER_ROWS,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._subject, self._dataset, self.plan, self._specs = subject, dataset, plan, specs
         self._batches = list(plan.batches(batch_size, 0))
         self._first_rows = plan.examples.first_rows
         self._copies = HostCopies()
-        self.buffer_rows = buffer_rows
+        self.buffer_rows, self.ranks = buffer_rows, ranks
         self.folder = f"{subject.address} on {dataset.address}"
 
     @property
@@ -239,11 +243,13 @@ def fill(source: LiveRows, wanted: NDArray[np.bool_], epoch: Epoch, window: int,
     """Run the forward passes of a window and put their rows where the order has them."""
     places = epoch.places(window)
     assert places is not None
-    at = 0
-    for number in epoch.chunks(window):
-        rows = source.compute(int(number), list(into), wanted)
-        n_rows = len(next(iter(rows.values())))
+    at, numbers, ranks = 0, epoch.chunks(window).tolist(), source.ranks
+    for first in range(0, len(numbers), ranks.size):
+        mine = numbers[first + ranks.rank : first + ranks.rank + 1]
+        rows = source.compute(mine[0], list(into), wanted) if mine else source.buffer(list(into), 0)
+        shared = {name: torch.cat(ranks.gather(values)) for name, values in rows.items()}
+        n_rows = len(next(iter(shared.values())))
         to = torch.from_numpy(places[at : at + n_rows])
-        for name, values in rows.items():
+        for name, values in shared.items():
             into[name][to] = values
         at += n_rows

@@ -127,6 +127,9 @@ class Plugin(ABC):
         Addresses used where none was given and no store says them.
     default_capture : CaptureDefault, optional
         Captured where it needs a store and none was given.
+    distributed : bool
+        Whether several processes (torchrun) can share a run: `run` is then called on each, with `context.ranks`, and
+        the result of the first one counts.
     live : bool
         Whether it can do without a store where a model and data are given, and reads from the subject itself.
     default_dictionary : RunDefault, optional
@@ -143,6 +146,7 @@ class Plugin(ABC):
     default_data: ClassVar[str | None] = None
     default_capture: ClassVar[CaptureDefault | None] = None
     live: ClassVar[bool] = False
+    distributed: ClassVar[bool] = False
     default_dictionary: ClassVar[RunDefault | None] = None
 
     @abstractmethod

@@ -213,7 +213,7 @@ class Sae(Plugin):
     version = "4"
     Config = SaeConfig
     needs = Needs(store=True, subject=True)
-    live = True
+    live = distributed = True
     default_capture = CaptureDefault(
         model="zoo:pycode", data="python-stdlib", hooks=("blocks.2.hook_resid_post",), rows=200_000
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from workbench.plugins.sae.weights import Weights
+from workbench.ranks import ALONE, Ranks, added
 
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 6.25e-10  # Gao et al. 2024; gradients of a normalised error are small
@@ -18,8 +19,8 @@ ADAM_EPSILON = 6.25e-10  # Gao et al. 2024; gradients of a normalised error are 
 class Optimiser(Protocol):
     """What moves a training's weights, in place."""
 
-    def step(self, loss: Tensor, lr: float) -> None:
-        """Move the weights against the gradient of a loss; decoder rows stay at length 1."""
+    def step(self, loss: Tensor, lr: float, ranks: Ranks = ALONE) -> None:
+        """Move the weights against the gradient of a loss, summed over processes; decoder rows stay at length 1."""
 
     def forget(self, latents: Tensor) -> None:
         """Set the moments of some latents to zero, in every parameter that has a row for each."""
@@ -51,11 +52,11 @@ class Adam:
         self.steps = {name: torch.zeros((), device=parameter.device) for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
-    def step(self, loss: Tensor, lr: float) -> None:
+    def step(self, loss: Tensor, lr: float, ranks: Ranks = ALONE) -> None:
         """See `Optimiser.step`."""
         W_dec = self.parameters["W_dec"]
         found = torch.autograd.grad(loss, list(self.parameters.values()), materialize_grads=True)
-        grads = dict(zip(self.parameters, found, strict=True))
+        grads = {name: added(ranks, grad) for name, grad in zip(self.parameters, found, strict=True)}
         remove_parallel(grads["W_dec"], W_dec)
         adam(
             list(self.parameters.values()),

@@ -13,6 +13,7 @@ from workbench.dictionary import Activation
 from workbench.kernels.topk import sparse_decode
 from workbench.plugins.sae.settings import Settings
 from workbench.plugins.sae.weights import Weights
+from workbench.ranks import ALONE, Ranks, added
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,42 @@ class Moment:
         Active latents per row, or their target.
     sparsity : float
         Weight of the sparsity penalty.
+    n_rows : int, optional
+        Rows of the whole step, where several processes have a part of them each.
+    ranks : Ranks
+        These processes.
     """
 
     variance: float
     dead: Tensor
     k: int
     sparsity: float = 0.0
+    n_rows: int | None = None
+    ranks: Ranks = ALONE
+
+    def rows(self, here: Tensor) -> int:
+        """Return the rows of the whole step, given those of this process."""
+        return len(here) if self.n_rows is None else self.n_rows
+
+    def mean(self, means: Tensor, here: Tensor) -> Tensor:
+        """Return means over the rows of the whole step, given those over the rows of this process."""
+        if self.ranks.size == 1:
+            return means
+        return added(self.ranks, means * (len(here) / self.rows(here)))
+
+    def any(self, latents: Tensor) -> Tensor:
+        """Return which latents, int64, some process has."""
+        if self.ranks.size == 1:
+            return latents
+        return torch.cat(self.ranks.gather(latents.bincount().nonzero().squeeze(1)))
+
+    def least(self, value: Tensor | None) -> Tensor | None:
+        """Return the smallest of what the processes have; None is nothing."""
+        if self.ranks.size == 1:
+            return value
+        none = torch.zeros(0, device=self.dead.device)
+        found = torch.cat(self.ranks.gather(none if value is None else value.detach().float().view(1)))
+        return found.min() if len(found) else None
 
 
 class Codes(ABC):
@@ -113,7 +144,7 @@ class Losses:
     Attributes
     ----------
     total : Tensor
-        To be differentiated.
+        To be differentiated; where there are several processes, the share of this one: the sum is that of all.
     error : Tensor
         Squared error as a share of the rows' variance: 1 − explained variance.
     penalty : Tensor
@@ -123,11 +154,11 @@ class Losses:
     l0 : Tensor
         Mean number of active latents of a row.
     fired : int64 Tensor
-        Active latents of all rows, one after another.
+        Active latents of all rows, one after another; like the numbers above, of all processes.
     smallest : Tensor, optional
         Smallest activation of the batch, where one threshold for all latents is estimated from it.
     left : Tensor [rows, width]
-        What the reconstruction leaves over, outside the graph.
+        What the reconstruction leaves over of the rows of this process, outside the graph.
     """
 
     total: Tensor
@@ -202,23 +233,32 @@ class Architecture(ABC):
         error = squared / moment.variance
         penalty = self.penalty(codes, y, weights, settings, moment)
         target = left.detach()
-        auxiliary = self.auxiliary(centred.detach(), target, weights, settings, moment)
-        reached = target.pow(2).mean() / moment.variance
+        reached = moment.mean(target.pow(2).mean(), x)
+        auxiliary = self.auxiliary(centred.detach(), target, reached, weights, settings, moment)
+        total = error + penalty + settings.aux_weight * auxiliary
+        said = [each.detach().float() for each in (penalty, auxiliary, codes.l0())]
+        of_all = moment.mean(torch.stack(said), x)
         return Losses(
-            total=error + penalty + settings.aux_weight * auxiliary,
-            error=reached,
-            penalty=penalty.detach(),
-            auxiliary=auxiliary.detach(),
-            l0=codes.l0(),
-            fired=codes.fired(),
+            total=total if moment.ranks.size == 1 else total * (len(x) / moment.rows(x)),  # their sum is that of all
+            error=reached / moment.variance,
+            penalty=of_all[0],
+            auxiliary=of_all[1],
+            l0=of_all[2],
+            fired=moment.any(codes.fired()),
             left=target,
-            smallest=self.smallest(codes),
+            smallest=moment.least(self.smallest(codes)),
         )
 
     def auxiliary(
-        self, centred: Tensor, target: Tensor, weights: Weights, settings: Settings, moment: Moment
+        self,
+        centred: Tensor,
+        target: Tensor,
+        left_over: Tensor,
+        weights: Weights,
+        settings: Settings,
+        moment: Moment,
     ) -> Tensor:
-        """Return the error with which dead latents reconstruct what is left, as a share of that.
+        """Return the error with which dead latents reconstruct what is left, as a share of that, `left_over`.
 
         Notes
         -----
@@ -232,7 +272,7 @@ class Architecture(ABC):
         k = min(settings.aux_k, len(dead))
         values, chosen = weights.encode(centred, k, among=dead)
         again = weights.decode(values.relu(), chosen).to(target.dtype)
-        return (again - target).pow(2).mean() / target.pow(2).mean().clamp_min(1e-12)
+        return (again - target).pow(2).mean() / left_over.clamp_min(1e-12)
 
 
 def same_threshold(weights: Weights, smallest: float) -> dict[str, Any]:

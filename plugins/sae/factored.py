@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from workbench.kernels.training import FactoredAdam, LatentMatrix
+from workbench.kernels.updating import Factor
 from workbench.plugins.sae.adam import ADAM_BETA2, ADAM_EPSILON
 from workbench.plugins.sae.weights import Weights
+from workbench.ranks import ALONE, Ranks, added
 
 
 @dataclass
@@ -69,9 +71,15 @@ class FactoredOptimiser:
             eps=ADAM_EPSILON,
         )
 
-    def step(self, loss: Tensor, lr: float) -> None:
-        """See `adam.Optimiser.step`."""
+    def step(self, loss: Tensor, lr: float, ranks: Ranks = ALONE) -> None:
+        """See `adam.Optimiser.step`; processes exchange factors, and sum them as one would that has all rows."""
         torch.autograd.backward(loss)
+        if ranks.size > 1:
+            for matrix in self.adam.matrices.values():
+                matrix.factors = [gathered(ranks, factor) for factor in matrix.factors]
+            for tensor in self.adam.others.values():
+                if tensor.grad is not None:
+                    tensor.grad = added(ranks, tensor.grad)
         self.adam.step(lr)
 
     def forget(self, latents: Tensor) -> None:
@@ -85,3 +93,9 @@ class FactoredOptimiser:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """See `adam.Optimiser.load`."""
         self.adam.load({name.removeprefix("adam."): tensor for name, tensor in tensors.items()})
+
+
+def gathered(ranks: Ranks, factor: Factor) -> Factor:
+    """Return a part of a gradient over the rows of all processes, in the order of their ranks."""
+    values, indices, rows = (torch.cat(ranks.gather(part)) for part in (factor.values, factor.indices, factor.rows))
+    return Factor(values, indices, rows)

@@ -62,7 +62,7 @@ def fit(context: Context, split: Split, feed: Feed, chosen: Sequence[Variant]) -
         settings = settings_of(store, variant.config, feed.n_rows)
         trainers.append(make_trainer(context, variant, site, settings, sample, validation))
     log_settings(chosen, trainers, log)
-    training = Training(trainers, context.work / "checkpoint.safetensors")
+    training = Training(trainers, context.work / "checkpoint.safetensors", context.ranks)
     settings = trainers[0].settings  # all have the same rows and batches
     if training.load():
         log.info("continuing after %d of %d rows", training.rows_done, settings.rows)

@@ -20,6 +20,7 @@ from workbench.plugins.sae.fitting import SAMPLE_ROWS, VALIDATION_ROWS
 from workbench.plugins.sae.settings import named, settings_of
 from workbench.plugins.sae.split import Split, split_rows
 from workbench.plugins.sae.sweep import variants
+from workbench.ranks import in_turn
 from workbench.subjects.protocol import Subject
 
 RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_post")
@@ -53,7 +54,15 @@ def go_live(context: Context) -> tuple[Context, Split, LiveFeed]:
     planner = Planner(subject, dataset, options.positions, options.context_length, context.seed)
     plan = planner.plan(options.rows)
     require_positions(points, plan)
-    source = LiveRows(subject, dataset, plan, specs, batch_size=options.batch_size, buffer_rows=options.buffer_rows)
+    source = LiveRows(
+        subject,
+        dataset,
+        plan,
+        specs,
+        batch_size=options.batch_size,
+        buffer_rows=options.buffer_rows,
+        ranks=context.ranks,
+    )
     split = split_rows(source, context.config.evaluate, context.seed)
     if not context.has_dictionary:
         for variant in variants(context.config):  # wrong ones are refused before anything is written
@@ -68,8 +77,11 @@ def go_live(context: Context) -> tuple[Context, Split, LiveFeed]:
         subject, dataset, part, hook_points, options.positions, options.rows, options.context_length, context.seed,
         options.batch_size,
     )  # fmt: skip
-    store = write_planned(
-        subject, dataset, part, specs, manifest, context.work / "sample", batch_size=options.batch_size
+    store = in_turn(
+        context.ranks,
+        lambda: write_planned(
+            subject, dataset, part, specs, manifest, context.work / "sample", batch_size=options.batch_size
+        ),
     )
     inputs = Inputs(store=store, model=subject, dictionary=context.inputs.dictionary)
     return replace(context, inputs=inputs), of_sample(store, source, split), LiveFeed(source, split.train, context.seed)

@@ -52,12 +52,14 @@ def run(context: Context) -> Result:
     if store.origins["special"].all():
         log.info("every row of the store is one of a special token: they are trained on and measured")
     context.kernels |= in_use(context.torch_device)
+    trainers = [] if context.has_dictionary else fit(context, split, feed, chosen)
+    if context.ranks.rank:
+        return Result()  # what is left is done by the first process
     if context.has_dictionary:
         return complete(context, split, given_dictionary(context), None)
     if not swept(config):
-        (trainer,) = fit(context, split, feed, chosen)
+        (trainer,) = trainers
         return complete(context, split, as_dictionary(store, trainer), trainer)
-    trainers = fit(context, split, feed, chosen)
     found = []
     for variant, trainer in zip(chosen, trainers, strict=True):
         log.info("%s: %s", variant.name, trainer.failed or "measuring on held-out documents")

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from workbench.kernels.topk import topk_encode
+from workbench.ranks import ALONE, Ranks
 
 CANDIDATES = 4  # a row's candidates at first, as a multiple of the mean number that is wanted
 MORE = 4  # by which they are multiplied for rows that may have lost one
 
 
-def batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def batch_topk(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, n: int, *, n_rows: int | None = None, ranks: Ranks = ALONE
+) -> tuple[Tensor, Tensor]:
     """Return the n largest positive scores of a whole batch, row by row.
 
     Parameters
@@ -22,6 +25,10 @@ def batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, n: int) -> tuple[Tensor,
         Encoder.
     n : int
         How many in all, 1 <= n <= rows × latents.
+    n_rows : int, optional
+        Rows of the whole batch, where several processes have a part of it each.
+    ranks : Ranks
+        These processes; each is given the chosen scores of its own rows.
 
     Returns
     -------
@@ -38,22 +45,26 @@ def batch_topk(x: Tensor, W_enc: Tensor, b_enc: Tensor, n: int) -> tuple[Tensor,
     row, so that the choice is that of the full matrix. Ties at the threshold go to the first rows, and in a row to the
     lowest latents.
     """
-    rows, latents = x.shape[0], W_enc.shape[0]
+    rows, latents = len(x) if n_rows is None else n_rows, W_enc.shape[0]
     if not rows:
         return topk_encode(x, W_enc, b_enc, 1)
     width = min(latents, CANDIDATES * max(1, -(-n // rows)))
     values, indices = topk_encode(x, W_enc, b_enc, width)
     while True:
         positive = values.detach().relu()
-        threshold = _nth_largest(positive, n)
-        if width == latents or not (short := positive[:, -1] >= threshold.clamp_min(_TINY)).any():
+        everyone = ranks.gather(positive)
+        whole = torch.cat(everyone) if len(everyone) > 1 else positive
+        threshold = _nth_largest(whole, n)
+        short = positive[:, -1] >= threshold.clamp_min(_TINY)
+        if width == latents or not torch.cat(ranks.gather(short)).any():
             break
         width = min(latents, MORE * width)
         again = short.nonzero().squeeze(1)
         more_values, more_indices = topk_encode(x[again], W_enc, b_enc, width)
         values = _widened(values, width, 0.0).index_copy(0, again, more_values)
         indices = _widened(indices, width, 0).index_copy(0, again, more_indices)
-    chosen = _exactly(positive, threshold, n)
+    before = sum(len(part) for part in everyone[: ranks.rank])
+    chosen = _exactly(whole, threshold, n)[before : before + len(x)]
     most = max(1, int(chosen.sum(1).max()))  # values descend, so those chosen come first
     return values[:, :most] * chosen[:, :most], indices[:, :most]
 

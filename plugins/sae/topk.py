@@ -42,7 +42,10 @@ class BatchTopK(Architecture):
 
     def encode(self, centred: Tensor, weights: Weights, settings: Settings, moment: Moment) -> Codes:
         """See `Architecture.encode`."""
-        return SparseCodes(*batch_topk(centred, weights.W_enc, weights.b_enc, moment.k * len(centred)))
+        n_rows = moment.rows(centred)
+        return SparseCodes(
+            *batch_topk(centred, weights.W_enc, weights.b_enc, moment.k * n_rows, n_rows=n_rows, ranks=moment.ranks)
+        )
 
     def smallest(self, codes: Codes) -> Tensor | None:
         """See `Architecture.smallest`."""

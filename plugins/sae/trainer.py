@@ -18,6 +18,7 @@ from workbench.plugins.sae.resampling import resample
 from workbench.plugins.sae.settings import Settings
 from workbench.plugins.sae.sites import Batch, Site
 from workbench.plugins.sae.weights import Weights
+from workbench.ranks import ALONE, Ranks, part_of
 
 HISTORY = ("error", "penalty", "auxiliary", "l0", "dead", "lr")
 CHECKS = 40  # looks at held-out rows in a training
@@ -91,12 +92,19 @@ class Trainer:
         self.failed = ""
 
     # --- a step ---------------------------------------------------------------------------------------------------
-    def one_step(self, batch: Batch) -> None:
-        """Take one step of Adam on rows [rows, ...] of each hook point, as the store has them."""
+    def one_step(self, batch: Batch, ranks: Ranks = ALONE) -> None:
+        """Take one step of Adam on rows [rows, ...] of each hook point, as the store has them.
+
+        Of several processes, which must all have the same rows, each looks at its part; a batch that has fewer rows
+        than there are processes is taken whole by each.
+        """
         weights, settings = self.weights, self.settings
-        x, y = self.site.take(batch, self.device)
+        n_rows = len(next(iter(batch.values())))
+        ranks = ranks if n_rows >= ranks.size else ALONE
+        part = part_of(ranks, n_rows)
+        x, y = self.site.take({name: rows[part] for name, rows in batch.items()}, self.device)
         dead = self.dead()
-        found = self.architecture.losses(x, y, weights, settings, self.moment(dead))
+        found = self.architecture.losses(x, y, weights, settings, self.moment(dead, n_rows, ranks))
         error = float(found.error)
         if not math.isfinite(error):
             raise Diverged(
@@ -104,16 +112,16 @@ class Trainer:
                 f"infinity, or the learning rate {settings.lr:.3g} is too high (train.lr)"
             )
         lr = settings.lr_at(self.rows_done)
-        self.optimiser.step(found.total, lr)
-        before, self.rows_done = self.rows_done, self.rows_done + len(x)
+        self.optimiser.step(found.total, lr, ranks)
+        before, self.rows_done = self.rows_done, self.rows_done + n_rows
         self.note(found, len(dead), lr)
         if self.resamples(before):
-            self.revive(x, found.left)
+            self.revive(torch.cat(ranks.gather(x)), torch.cat(ranks.gather(found.left)))
 
-    def moment(self, dead: Tensor) -> Moment:
+    def moment(self, dead: Tensor, n_rows: int, ranks: Ranks) -> Moment:
         """Return what this step is told."""
         at, settings = self.rows_done, self.settings
-        return Moment(self.variance, dead, settings.k_at(at), settings.sparsity_at(at))
+        return Moment(self.variance, dead, settings.k_at(at), settings.sparsity_at(at), n_rows, ranks)
 
     def dead_mask(self) -> Tensor:
         """Return which latents were not active for `dead_after` rows, bool [latents]."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench.plugins.sae.trainer import Diverged, Trainer
 from workbench.progress import Ticker
+from workbench.ranks import ALONE, Ranks
 
 SCHEMA = 4  # of checkpoints
 
@@ -44,11 +45,13 @@ class Training:
     trainers : sequence of Trainer
         With the same number of rows, and of rows in a batch.
     checkpoint : Path
-        File that is replaced now and then.
+        File that is replaced now and then, by the first of several processes; all read it.
+    ranks : Ranks
+        Processes that share the rows of each step.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], checkpoint: Path) -> None:
-        self.trainers = list(trainers)
+    def __init__(self, trainers: Sequence[Trainer], checkpoint: Path, ranks: Ranks = ALONE) -> None:
+        self.trainers, self.ranks = list(trainers), ranks
         self.checkpoint = checkpoint
         self.epoch = 0
         self.loader: Mapping[str, Any] | None = None
@@ -101,7 +104,7 @@ class Training:
             if trainer.failed:
                 continue
             try:
-                trainer.one_step(batch)
+                trainer.one_step(batch, self.ranks)
             except Diverged as error:
                 trainer.failed = str(error)
                 if all(each.failed for each in self.trainers):
@@ -118,6 +121,8 @@ class Training:
     # --- checkpoints ----------------------------------------------------------------------------------------------
     def save(self) -> None:
         """Write everything that the next step depends on; the file is replaced as a whole."""
+        if self.ranks.rank:
+            return
         tensors: dict[str, Tensor] = {}
         values: list[dict[str, Any]] = []
         for number, trainer in enumerate(self.trainers):

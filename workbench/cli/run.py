@@ -143,6 +143,8 @@ def run_plugin(name: str | None, *, json: bool = False, settings: list[str] | No
 
     log_to_terminal()
     result = run(name, set=dict(parse_setting(setting) for setting in settings or []), **given)
+    if result.folder is None:  # one of several processes, and not the first
+        return
     if json:
         print_json(summary(result))
         return

@@ -189,7 +189,7 @@ MANY = {"k_start": 6, "k_anneal": 0.5, "resample": 3, "schedule": "cosine", "spa
     [
         *(("topk", at, {}) for at in (1, 9, 16, 17, 30)),  # an epoch has 16 batches
         *((architecture, at, MANY) for architecture in FAMILY for at in (5, 25)),
-        ("topk", 7, {"precision": "bfloat16"}),
+        *((architecture, 7, MANY | {"precision": "bfloat16"}) for architecture in FAMILY),
     ],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(architecture, break_at, options, tmp_path):
@@ -229,11 +229,19 @@ def test_trained_side_by_side_they_are_what_they_would_be_alone(tmp_path):
         assert torch.equal(alone.weights.W_enc, trainer.weights.W_enc)
 
 
-def test_half_precision_trains_too(tmp_path):
+@pytest.mark.parametrize(
+    "architecture", ["topk", *(pytest.param(each, marks=pytest.mark.slow) for each in FAMILY if each != "topk")]
+)
+def test_half_precision_finds_planted_features_too(architecture, tmp_path):
     features, x = planted(32, 24, active=2, rows=10_500)
-    trainer = train(make_trainer(x, latents=48, k=3, rows=80_000, precision="bfloat16"), x, tmp_path)
-    assert trainer.weights.W_enc.dtype == torch.float32
+    rows = 80_000 if architecture in ("topk", "batchtopk", "jumprelu") else 160_000
+    make = {"latents": 48, "k": 3, "architecture": architecture, "rows": rows}
+    trainer = train(make_trainer(x, precision="bfloat16", **make), x, tmp_path)
+    for name, tensor in trainer.weights.named().items():
+        assert tensor.dtype == torch.float32, name  # weights and moments keep small steps
     assert recovery(features, trainer) > 0.9
+    moved = next(iter(make_trainer(x, precision="bfloat16", **make).weights.to(torch.bfloat16).named().values()))
+    assert moved.dtype == torch.bfloat16  # the control: products are not in float32
 
 
 def test_k_and_the_penalty_follow_their_schedules(tmp_path):
