@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,81 +15,41 @@ from workbench.live_rows import LiveRows
 from workbench.plugins.sae.training import Pass
 
 
-class Feed(Protocol):
-    """Training rows, epoch by epoch."""
+@dataclass(frozen=True)
+class Feed:
+    """Training rows, epoch by epoch.
+
+    Attributes
+    ----------
+    source : Store or LiveRows
+        Has them, or computes them on the way.
+    rows : bool array [rows]
+        Those to train on.
+    seed : int
+        Of their order.
+    """
+
+    source: Store | LiveRows
+    rows: NDArray[np.bool_]
+    seed: int
 
     @property
     def n_rows(self) -> int:
         """Rows of an epoch."""
-
-    def start(self, hook_points: Sequence[str], batch_rows: int, epoch: int, state: Mapping[str, Any] | None) -> Pass:
-        """Start an epoch over some hook points, or go on with it."""
-
-
-@dataclass(frozen=True)
-class StoreFeed:
-    """Rows of a store.
-
-    Attributes
-    ----------
-    store : Store
-        Activations.
-    rows : bool array [rows]
-        Those to train on.
-    seed : int
-        Of their order.
-    """
-
-    store: Store
-    rows: NDArray[np.bool_]
-    seed: int
-
-    @property
-    def n_rows(self) -> int:
-        """See `Feed.n_rows`."""
         return int(self.rows.sum())
 
     def start(self, hook_points: Sequence[str], batch_rows: int, epoch: int, state: Mapping[str, Any] | None) -> Pass:
-        """See `Feed.start`."""
-        return self.store.shuffled(
-            list(hook_points),
-            batch_rows=batch_rows,
-            seed=self.seed,
-            epoch=epoch,
-            rows=self.rows,
-            order_of=widest(self.store),
-            state=state,
-        )
-
-
-@dataclass(frozen=True)
-class LiveFeed:
-    """Rows that the subject computes on the way.
-
-    Attributes
-    ----------
-    source : LiveRows
-        Computes them.
-    rows : bool array [rows]
-        Those to train on.
-    seed : int
-        Of their order.
-    """
-
-    source: LiveRows
-    rows: NDArray[np.bool_]
-    seed: int
-
-    @property
-    def n_rows(self) -> int:
-        """See `Feed.n_rows`."""
-        return int(self.rows.sum())
-
-    def start(self, hook_points: Sequence[str], batch_rows: int, epoch: int, state: Mapping[str, Any] | None) -> Pass:
-        """See `Feed.start`."""
-        return self.source.shuffled(
-            hook_points, batch_rows=batch_rows, seed=self.seed, epoch=epoch, rows=self.rows, state=state
-        )
+        """Start an epoch over some hook points, or go on with it; the order does not depend on which they are."""
+        options: dict[str, Any] = {
+            "batch_rows": batch_rows,
+            "seed": self.seed,
+            "epoch": epoch,
+            "rows": self.rows,
+            "state": state,
+        }
+        if isinstance(self.source, LiveRows):
+            return self.source.shuffled(hook_points, **options)
+        return self.source.shuffled(list(hook_points), order_of=widest(self.source), **options)
 
 
 def widest(store: Store) -> str:

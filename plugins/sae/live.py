@@ -15,7 +15,7 @@ from workbench.capturing import describe, require_positions, write_planned
 from workbench.context import Context, Inputs
 from workbench.errors import UserError
 from workbench.live_rows import LiveRows
-from workbench.plugins.sae.feeds import LiveFeed
+from workbench.plugins.sae.feeds import Feed
 from workbench.plugins.sae.fitting import SAMPLE_ROWS, VALIDATION_ROWS
 from workbench.plugins.sae.settings import named, settings_of
 from workbench.plugins.sae.split import Split, split_rows
@@ -26,7 +26,7 @@ from workbench.subjects.protocol import Subject
 RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 
 
-def go_live(context: Context) -> tuple[Context, Split, LiveFeed]:
+def go_live(context: Context) -> tuple[Context, Split, Feed]:
     """Plan which rows there are, keep a sample of them in a store, and return what takes a given store's place.
 
     Parameters
@@ -41,7 +41,7 @@ def go_live(context: Context) -> tuple[Context, Split, LiveFeed]:
         measured on and sampled from; all of them, if there are not more.
     split : Split
         Of the rows of that store.
-    feed : LiveFeed
+    feed : Feed
         The training rows, all of them, each computed when it is needed.
     """
     options, log = context.config.live, context.log
@@ -84,7 +84,7 @@ def go_live(context: Context) -> tuple[Context, Split, LiveFeed]:
         ),
     )
     inputs = Inputs(store=store, model=subject, dictionary=context.inputs.dictionary)
-    return replace(context, inputs=inputs), of_sample(store, source, split), LiveFeed(source, split.train, context.seed)
+    return replace(context, inputs=inputs), of_sample(store, source, split), Feed(source, split.train, context.seed)
 
 
 def with_hook_point(context: Context, subject: Subject) -> Context:

@@ -18,7 +18,7 @@ from workbench.plugins.sae.activity import Activity, activity, densities, label_
 from workbench.plugins.sae.comparing import Outcome, compare
 from workbench.plugins.sae.control import random_dictionary
 from workbench.plugins.sae.features import add_features
-from workbench.plugins.sae.feeds import Feed, StoreFeed
+from workbench.plugins.sae.feeds import Feed
 from workbench.plugins.sae.fitting import as_dictionary, first_rows, fit
 from workbench.plugins.sae.latents import Around, choose_latents, make_pages
 from workbench.plugins.sae.live import go_live
@@ -40,14 +40,13 @@ def run(context: Context) -> Result:
     """Train dictionaries, or take the one that is given, and measure them; see `Sae`."""
     config: SaeConfig = context.config
     log = context.log
-    feed: Feed
     if swept(config) and not context.has_dictionary:
         announce(variants(config), log)
     if context.inputs.store is None:
         context, split, feed = go_live(context)
     else:
         split = split_rows(context.store, config.evaluate, context.seed)
-        feed = StoreFeed(context.store, split.train, context.seed)
+        feed = Feed(context.store, split.train, context.seed)
     store, chosen = context.store, variants(context.config)
     if store.origins["special"].all():
         log.info("every row of the store is one of a special token: they are trained on and measured")

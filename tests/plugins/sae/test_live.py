@@ -2,7 +2,12 @@
 
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -185,3 +190,33 @@ def test_wrong_input_is_explained_and_nothing_is_left(options, says, corpus, sub
     assert main(words) == 2
     assert re.search(says, " ".join(capsys.readouterr().err.split()))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.crash
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(corpus, subject, tmp_path):
+    words = [sys.executable, "-m", "workbench", "run", "sae", "--model", subject.address, "--data", str(corpus)]
+    options = ("latents=32", "train.rows=60000", "train.batch_rows=64", "train.checkpoint_s=0", "live.buffer_rows=400")
+    for option in (*options, "live.rows=1500", "evaluate.splice_tokens=0", "evaluate.labels=0", "pages.latents=0"):
+        words += ["--set", option]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, "--out", str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    checkpoint = tmp_path / "run.part" / "work" / "checkpoint.safetensors"
+    for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        process = subprocess.Popen(
+            [*words, "--out", str(tmp_path / "run")], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        while not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > before):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        time.sleep(0.1)
+        process.send_signal(how)
+        _, told = process.communicate()
+        assert process.returncode == code
+        assert how == signal.SIGKILL or "the same command continues" in told
+    command = [*words, "--out", str(tmp_path / "run")]
+    last = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "continuing after" in last.stderr
+    whole, stopped = (wb.load_dictionary(tmp_path / name) for name in ("whole", "run"))
+    for name, tensor in whole.tensors().items():
+        assert torch.equal(tensor, stopped.tensors()[name]), name

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from workbench.plugins.sae.selection import batch_topk
+from workbench.ranks import part_of
+from workbench.testing.ranks import on_threads
 
 
 def full(x, W, b, n):
@@ -73,3 +75,19 @@ def test_gradients_are_those_of_the_full_matrix():
     want = torch.autograd.grad((full(x, W, b, 60) * weigh).sum(), [x, W, b])
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_choose_what_one_chooses_that_has_all_rows(size):
+    """Ties at the threshold, rows that take more than their candidates, and rows that take none among them."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(-2, 3, (14, 6), generator=generator).float()
+    x[3] *= 20  # all of the batch's largest scores are in one row
+    W_enc, b_enc = torch.randint(-2, 3, (50, 6), generator=generator).float(), torch.zeros(50)
+    for n in (1, 14, 40, 200, 14 * 50):
+        whole = dense(*batch_topk(x, W_enc, b_enc, n), 50)
+        parts = on_threads(
+            size,
+            lambda ranks, n=n: batch_topk(x[part_of(ranks, 14)], W_enc, b_enc, n, n_rows=14, ranks=ranks),
+        )
+        assert torch.equal(torch.cat([dense(*part, 50) for part in parts]), whole)

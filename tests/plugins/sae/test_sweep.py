@@ -161,6 +161,9 @@ def test_a_dictionary_that_diverges_is_given_up_and_the_others_go_on(context, ca
     assert list(result.weights) == ["lr0.001"]
     assert "the learning rate 1e+30 is too high (train.lr)" in frame["failed"]["lr1e30"]
     assert pd.isna(frame["failed"]["lr0.001"])
+    again = Sae().run(context(config))  # from the checkpoint: which has failed is in it
+    assert again.tables["dictionaries"].frame["failed"].notna().tolist() == [False, True]
+    assert torch.equal(again.weights["lr0.001"]["W_enc"], result.weights["lr0.001"]["W_enc"])
     with pytest.raises(UserError, match="training has failed at row"):
         Sae().run(context(replace(config, sweep=SweepConfig(lr=(1e29, 1e30)))))
 
