@@ -4,7 +4,9 @@
 
 Rows are float16, read from a store that the system has in memory. The kernel's own rate is that of the dictionary's
 `encode` on batches that are in memory as tensors; end to end is `workbench.encode`, which reads, encodes, and writes
-the codes with their checksums, by row and by latent, synced. Each size runs in a process of its own, so that its peak
+the codes with their checksums, by row and by latent, synced. Likewise a store of reconstructions, with codes to read
+and without: held against `decode`, and `encode` and `decode`, of batches in memory; and against writing the same rows,
+which no reconstruction can be faster than. Each size runs in a process of its own, so that its peak
 memory is its own. Needs three times the rows' bytes on the disk while it runs; removes what it made.
 """
 
@@ -90,16 +92,40 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
     def whole() -> None:
         encode(store, dictionary, name="bench", device=asked.device)
 
-    def decode() -> None:
-        reconstruct(store, dictionary, out=folder.parent / "reconstructed", device=asked.device)
+    out = folder.parent / "reconstructed"
+    coded = [dictionary.encode(batch) for batch in batches]
+    rebuilt = [dictionary.decode(*codes).float().cpu().numpy() for codes in coded]
+
+    def decoder() -> None:
+        for codes in coded:
+            dictionary.decode(*codes)
+        if asked.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    def write() -> None:
+        with StoreWriter(out, store.hook_points, store.examples, {}) as writer:
+            while writer.next_row < store.n_rows:
+                part = rebuilt[writer.next_row // BATCH_ROWS % len(rebuilt)]
+                writer.append({HOOK: part[: store.n_rows - writer.next_row]})
+
+    def rebuild() -> None:
+        reconstruct(store, dictionary, out=out, device=asked.device)
 
     def clean(name: str) -> None:
-        if name == "whole":
+        if name in ("whole", "without codes"):
             shutil.rmtree(folder / "codes", ignore_errors=True)
-        shutil.rmtree(folder.parent / "reconstructed", ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
 
     kernel()
-    seconds = in_turns({"kernel": kernel, "whole": whole, "decode": decode}, asked.repeats, before=clean)
+    ways = {
+        "kernel": kernel,
+        "decoder": decoder,
+        "write": write,
+        "without codes": rebuild,
+        "whole": whole,
+        "from codes": rebuild,  # those that `whole` has made
+    }
+    seconds = in_turns(ways, asked.repeats, before=clean)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # equal first of all: what was stored is what the dictionary gives
     codes = store.codes("bench").csr(slice(0, BATCH_ROWS))
@@ -109,10 +135,9 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
     torch.testing.assert_close(got * (want > 0), want * (got > 0), rtol=1e-4, atol=1e-5)
     if moved > 0.01:
         raise SystemExit(f"stored codes and encoded ones differ in {moved:.3f} latents a row")
+    in_memory = len(batches) * BATCH_ROWS
     return {
-        "kernel": len(batches) * BATCH_ROWS / seconds["kernel"],
-        "whole": store.n_rows / seconds["whole"],
-        "decode": store.n_rows / seconds["decode"],
+        **{name: (in_memory if name in ("kernel", "decoder") else store.n_rows) / seconds[name] for name in ways},
         "peak": (peak - start) / 1024,
         "entries": store.codes("bench").n_entries / store.n_rows,
     }
@@ -146,14 +171,24 @@ def main() -> None:
             found[rows] = json.loads(done.stdout.splitlines()[-1])
             print(f"{rows:>9,} rows: {time.perf_counter() - start:.1f} s")
     print(f"\nwidth {asked.width}, {asked.latents} latents, {asked.activation}, k {asked.k}, on {asked.device}")
-    titles = ("kernel, rows/s", "end to end", "of the kernel", "reconstruct", "peak, MB")
-    print(f"{'rows':>9} {titles[0]:>15} {titles[1]:>12} {titles[2]:>14} {titles[3]:>12} {titles[4]:>9}")
+    print(
+        f"{'rows':>9} {'what':<24} {'in memory, rows/s':>18} {'end to end':>12} {'ratio':>7} {'written':>10} {'MB':>6}"
+    )
     for rows, one in found.items():
-        ratio = one["whole"] / one["kernel"]
-        print(
-            f"{rows:>9,} {one['kernel']:>15,.0f} {one['whole']:>12,.0f} {ratio:>14.3f} {one['decode']:>12,.0f} "
-            f"{one['peak']:>9,.0f}"
-        )
+        both = 1 / (1 / one["kernel"] + 1 / one["decoder"])
+        for what, name, base in (
+            ("encode", "whole", one["kernel"]),
+            ("reconstruct", "without codes", both),
+            ("reconstruct from codes", "from codes", one["decoder"]),
+        ):
+            written = "" if what == "encode" else f"{one[name] / one['write']:.3f}"
+            print(
+                f"{rows:>9,} {what:<24} {base:>18,.0f} {one[name]:>12,.0f} {one[name] / base:>7.3f} {written:>10} "
+                f"{one['peak']:>6,.0f}"
+            )
+    print(
+        "written: of the rate at which the store's writer takes rows in memory; MB: peak memory above the start, of all"
+    )
     print(f"{found[asked.rows]['entries']:.1f} latents active on a row")
     print(f"\n{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads, numpy {np.__version__}")
 

@@ -154,6 +154,26 @@ def test_an_interrupted_encoding_ends_with_the_same_bytes(store, small_shards, t
     assert contents(encode(store, dictionary, name="whole", batch_rows=64)) == before
 
 
+def test_an_encoding_goes_on_with_batches_of_another_size(store, small_shards, monkeypatch):
+    dictionary = make()
+    left = [3]
+
+    def failing(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return active(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.encoding.active", failing)
+        with pytest.raises(KeyboardInterrupt):
+            encode(store, dictionary, batch_rows=64)
+    assert 0 < store.codes("sae-1").n_rows < N_ROWS
+    codes = encode(store, dictionary, batch_rows=50)
+    assert codes.finished
+    np.testing.assert_allclose(codes.csr().toarray(), all_rows(store, dictionary)[1].numpy(), rtol=1e-5, atol=1e-6)
+
+
 BAD_INPUT = [
     pytest.param({"subject_fingerprint": "x"}, {}, "holds activations of zoo:none", id="subject"),
     pytest.param({"hook_in": "blocks.0.hook_mlp_in"}, {}, "nearest: blocks.0.hook_mlp_out", id="hook point"),

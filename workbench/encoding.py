@@ -228,18 +228,19 @@ def require_finite(store: Store, first: int, x: Tensor) -> None:
 
 
 def batches(
-    store: Store, hooks: Sequence[str], first: int, batch_rows: int, rows_per_shard: int, device: torch.device
+    store: Store, hooks: Sequence[str], first: int, batch_rows: int, shard_rows: int, device: torch.device
 ) -> Iterator[dict[str, Tensor]]:
-    """Give the store's rows from `first` on, in order, on a device; none of them from two shards of codes.
+    """Give the store's rows from `first` on, in order, on a device; none of them from two shards of what is written.
 
     Read ahead on threads; to a GPU through pinned memory, so that the copy runs beside the kernels.
     """
-    step = min(batch_rows, rows_per_shard)
-    for _, batch in store.sequential(list(hooks), batch_rows=step, rows=slice(first, None)):
-        assert isinstance(batch, dict)
-        if device.type == "cuda":
-            batch = {name: rows.pin_memory().to(device, non_blocking=True) for name, rows in batch.items()}
-        yield batch
+    for start in range(first, store.n_rows, shard_rows):
+        rows = slice(start, min(start + shard_rows, store.n_rows))
+        for _, batch in store.sequential(list(hooks), batch_rows=batch_rows, rows=rows):
+            assert isinstance(batch, dict)
+            if device.type == "cuda":
+                batch = {name: part.pin_memory().to(device, non_blocking=True) for name, part in batch.items()}
+            yield batch
 
 
 def rows_per_shard(store: Store, dictionary: Dictionary, batch_rows: int, device: torch.device) -> int:

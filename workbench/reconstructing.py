@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,10 +90,9 @@ def reconstruct(
         log.info("codes are read from codes/%s", codes.name)
     with StoreWriter(out, specs, store.examples, given) as writer:
         first = writer.next_row
-        # a batch may decide the last bits of its rows: the same batches, wherever the writer was stopped
-        step = math.gcd(batch_rows, open_store(out).manifest["rows_per_shard"])
+        shard_rows = open_store(out).manifest["rows_per_shard"]
         with progress(store.n_rows, "rows", "reconstructing", log, first) as ticker:
-            for rows in reconstructions(store, dictionary.to(target), codes, first, step):
+            for rows in ahead(reconstructions(store, dictionary.to(target), codes, first, batch_rows, shard_rows)):
                 writer.append(parted(rows.float().cpu(), specs))
                 ticker.advance(len(rows))
     for folder in ("labels", "tokenizer"):
@@ -103,19 +102,36 @@ def reconstruct(
 
 @torch.no_grad()
 def reconstructions(
-    store: Store, dictionary: Dictionary, codes: Codes | None, first: int, batch_rows: int
+    store: Store, dictionary: Dictionary, codes: Codes | None, first: int, batch_rows: int, shard_rows: int
 ) -> Iterator[Tensor]:
-    """Give the reconstructions of the store's rows from `first` on, [rows, width written] each."""
+    """Give the reconstructions of the store's rows from `first` on, [rows, width written] each.
+
+    A batch may decide the last bits of its rows, so each shard of `shard_rows` begins with a batch of its own: the same
+    batches, after whichever shard the writer was stopped.
+    """
     device = dictionary.W_dec.device
+    n_batches = -(-shard_rows // batch_rows)
+    step = -(-shard_rows // n_batches)  # none much smaller than the others: small ones are slow
     if codes is not None and dictionary.normalisation == "none":
-        for start in range(first, store.n_rows, batch_rows):
-            yield dictionary.decode(*padded(codes, start, min(start + batch_rows, store.n_rows), dictionary))
+        for start in range(first, store.n_rows, shard_rows):
+            end = min(start + shard_rows, store.n_rows)
+            for at in range(start, end, step):
+                yield dictionary.decode(*padded(codes, at, min(at + step, end), dictionary))
         return
-    for rows in batches(store, dictionary.hooks_in, first, batch_rows, store.n_rows, device):
+    for rows in batches(store, dictionary.hooks_in, first, step, shard_rows, device):
         x = dictionary.rows_in(rows)
         require_finite(store, first, x)
         first += len(x)
         yield dictionary.reconstruct(x)
+
+
+def ahead(parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Give parts, each made on a thread while the one before it is used: what writes them rounds on one processor."""
+    with ThreadPoolExecutor(1, "reconstruct") as thread:
+        pending = thread.submit(next, parts, None)
+        while (part := pending.result()) is not None:
+            pending = thread.submit(next, parts, None)
+            yield part
 
 
 def padded(codes: Codes, first: int, end: int, dictionary: Dictionary) -> tuple[Tensor, Tensor]:
