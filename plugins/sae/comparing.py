@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from workbench.context import Context
@@ -21,6 +20,7 @@ from workbench.probes.statistics import Interval, bootstrap_weights, percentile_
 from workbench.results import Metric, Result, Weights
 
 ENDS = ("explained_variance", "l0", "loss_recovered")  # metrics whose intervals are columns, too
+WHOLE = ("k", "latents", "seed")
 # the same for all, unless hook points differ
 SAID_ONCE = ("training_rows", "held_out_documents", "loss_clean", "loss_zero", "loss_mean", "loss_recovered_mean")
 
@@ -49,6 +49,16 @@ class Outcome:
     random: float = float("nan")
     weights: Weights | None = None
 
+    def point(self, name: str) -> tuple[str, str, Metric, Metric]:
+        """Return where it is in the figure of a metric; see `figures.frontier`."""
+        return self.variant.line, self.variant.family, self.metrics["l0"], self.metrics[name]
+
+    def __str__(self) -> str:
+        if self.weights is None:
+            return f"{self.variant.name}: {self.trainer.failed}"
+        said = [f"{name.replace('_', ' ')} {self.metrics[name].value:.4g}" for name in ENDS if name in self.metrics]
+        return f"{self.variant.name}: {', '.join(said)}"
+
     @classmethod
     def of(cls, variant: Variant, trainer: Trainer, result: Result) -> Outcome:
         """Keep of a result what is compared; figures and tables of many would fill the memory."""
@@ -66,13 +76,11 @@ def compare(context: Context, found: Sequence[Outcome]) -> Result:
     values = {name: {each.metrics[name].value for each in done if name in each.metrics} for name in SAID_ONCE}
     shared = [name for name, different in values.items() if len(different) == 1]
     result.metrics |= {name: done[0].metrics[name] for name in shared}
-    for each in done:
-        for name in ENDS:
-            if name in each.metrics:
-                result.metrics[f"{name}.{each.variant.name}"] = each.metrics[name]
+    frame = pd.DataFrame([row_of(each, list(swept(context.config)), shared) for each in found])
+    whole = [key for key in WHOLE if key in frame]
     result.add_table(
         "dictionaries",
-        pd.DataFrame([row_of(each, list(swept(context.config)), shared) for each in found]),
+        frame.astype(dict.fromkeys(whole, "Int64")),  # whole numbers, missing ones among them
         description="Each dictionary on the same held-out rows; lo and hi are ends of 95 % intervals over documents, "
         "random is the explained variance of a random dictionary with the same shape and as many active latents. "
         "--dictionary RUN#NAME takes one.",
@@ -86,7 +94,7 @@ def compare(context: Context, found: Sequence[Outcome]) -> Result:
         if all(name in each.metrics for each in done):
             result.add_figure(
                 name.replace("_", "-"),
-                frontier([(each.variant.line, each.metrics["l0"], each.metrics[name]) for each in done], name),
+                frontier([each.point(name) for each in done], name),
                 description=f"{description}, with 95 % intervals over documents; upper left is better.",
             )
     result.add_figure(
@@ -128,18 +136,21 @@ def add_stability(context: Context, result: Result, done: Sequence[Outcome]) -> 
     for family, members in families.items():
         of_family = [stability(context, one, other) for one, other in combinations(members, 2)]
         rows += [{"dictionaries": family or "all", **row} for row in of_family]
-        if of_family:
-            for name, what in (("cosine", ""), ("cosine, random", "; with random directions, the control")):
-                result.add_metric(
-                    ".".join(filter(None, ("stability" + "_random" * ("random" in name), family))),
-                    float(np.mean([row[name] for row in of_family])),
-                    description=f"mean cosine of decoder rows of two seeds, matched one to one{what}; mean over "
-                    f"{len(of_family)} pair{'s' * (len(of_family) > 1)} of seeds",
-                )
     if rows:
+        frame = pd.DataFrame(rows)
+        for name, column, what in (
+            ("stability", "cosine", ""),
+            ("stability_random", "cosine, random", "; with random directions, the control"),
+        ):
+            result.add_metric(
+                name,
+                frame[column].mean(),
+                description=f"mean cosine of decoder rows of two seeds, matched one to one{what}; over {len(rows)} "
+                f"pair{'s' * (len(rows) > 1)} of seeds",
+            )
         result.add_table(
             "stability",
-            pd.DataFrame(rows),
+            frame,
             description="Pairs of seeds: decoder rows matched one to one so that their cosines are as large as can be. "
             "cosine: their mean, with its 95 % interval over latents; found: share of latents whose match is at "
             f"least {FOUND}; random: the same against random directions.",

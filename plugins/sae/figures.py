@@ -61,26 +61,31 @@ def explained_curve(checks: list[tuple[int, float]], random: float) -> Figure:
     return figure
 
 
-def frontier(points: list[tuple[str, Metric, Metric]], name: str) -> Figure:
-    """Draw a metric over L0 with its intervals, a line through those of one kind: (kind, L0, metric) of each."""
+def frontier(points: list[tuple[str, str, Metric, Metric]], name: str) -> Figure:
+    """Draw a metric over L0 with its intervals.
+
+    Parameters
+    ----------
+    points : list of (str, str, Metric, Metric)
+        Of each dictionary: its kind, which has a colour and a line; what it has in common with other seeds, through
+        whose mean the line goes; L0, and the metric.
+    name : str
+        Of the metric.
+    """
     figure, (axes,) = new_figure()
-    kinds = list(dict.fromkeys(kind for kind, _, _ in points))
+    kinds = list(dict.fromkeys(kind for kind, *_ in points))
     for number, kind in enumerate(kinds):
-        of_kind = sorted(((l0, metric) for each, l0, metric in points if each == kind), key=lambda pair: pair[0].value)
-        x, y = (np.array([pair[side].value for pair in of_kind]) for side in (0, 1))
-        reach = [reach_of([pair[side] for pair in of_kind]) for side in (0, 1)]
-        marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
+        of_kind = [(family, l0, metric) for each, family, l0, metric in points if each == kind]
+        families = dict.fromkeys(family for family, *_ in of_kind)
+        means = [np.mean([(l0.value, y.value) for each, l0, y in of_kind if each == family], 0) for family in families]
+        x, y = np.array(sorted(means, key=lambda mean: float(mean[0]))).T
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
+        axes.plot(x, y, color=colour, linewidth=1)
+        l0, metric = [each for _, each, _ in of_kind], [each for _, _, each in of_kind]
         axes.errorbar(
-            x,
-            y,
-            yerr=reach[1],
-            xerr=reach[0],
-            marker=marker,
-            markersize=4,
-            linewidth=1,
-            elinewidth=0.8,
-            label=kind or None,
-        )
+            [each.value for each in l0], [each.value for each in metric], xerr=reach_of(l0), yerr=reach_of(metric),
+            color=colour, marker=marker, markersize=4, linestyle="", elinewidth=0.8, label=kind,
+        )  # fmt: skip
     axes.set(xlabel="active latents of a row", ylabel=name.replace("_", " "), xscale="log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")

@@ -59,14 +59,15 @@ def run(context: Context) -> Result:
     if not swept(config):
         (trainer,) = trainers
         return complete(context, split, as_dictionary(store, trainer), trainer)
+    log.info("measuring on held-out documents")
     found = []
     for variant, trainer in zip(chosen, trainers, strict=True):
-        log.info("%s: %s", variant.name, trainer.failed or "measuring on held-out documents")
         if trainer.failed:
             found.append(Outcome(variant, trainer))
         else:
             result, _, _ = measure(context, split, as_dictionary(store, trainer), trainer)
             found.append(Outcome.of(variant, trainer, result))
+        log.info("%s", found[-1])
     return compare(context, found)
 
 
