@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 POINTS = 400  # of a curve; a training has thousands of steps
 MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")  # once all colours are used up
+MOST_TICKS = 8
 MOST_NAMED = 14  # lines that a legend has room for
 
 
@@ -72,6 +73,8 @@ def frontier(points: list[tuple[str, str, Metric, Metric]], name: str) -> Figure
     name : str
         Of the metric.
     """
+    from matplotlib.ticker import NullLocator
+
     figure, (axes,) = new_figure()
     kinds = list(dict.fromkeys(kind for kind, *_ in points))
     for number, kind in enumerate(kinds):
@@ -87,8 +90,10 @@ def frontier(points: list[tuple[str, str, Metric, Metric]], name: str) -> Figure
             color=colour, marker=marker, markersize=4, linestyle="", elinewidth=0.8, label=kind,
         )  # fmt: skip
     axes.set(xlabel="active latents of a row", ylabel=name.replace("_", " "), xscale="log")
+    seen = sorted({float(f"{l0.value:.2g}") for *_, l0, _ in points})
+    axes.set_xticks(seen[:: -(-len(seen) // MOST_TICKS)])  # decades, the default, may leave one tick or none
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
     if kinds != [""]:
         axes.legend(fontsize=7)
     return figure
