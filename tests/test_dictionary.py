@@ -112,11 +112,14 @@ def test_saved_and_loaded_is_the_same(activation, tmp_path):
     assert loaded.address == str(tmp_path / "d")
 
 
-@pytest.mark.parametrize("normalisation", ["layer_norm", "unit_norm"])
+@pytest.mark.parametrize("normalisation", ["centre", "layer_norm", "unit_norm"])
 def test_rows_are_normalised_one_by_one_and_brought_back(normalisation, tmp_path):
     dictionary, x = make(normalisation=normalisation), 3 + 2 * rows()
     mean, length = torch.zeros(len(x), 1), x.norm(dim=1, keepdim=True) / WIDTH**0.5
     inside = x / length
+    if normalisation == "centre":
+        mean, length = x.mean(1, keepdim=True), torch.ones(len(x), 1)
+        inside = x - mean
     if normalisation == "layer_norm":
         mean, length = x.mean(1, keepdim=True), x.std(1, keepdim=True)
         inside = (x - mean) / (length + 1e-5)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +137,28 @@ def test_folders_of_old_versions_are_read(tmp_path):
     assert torch.equal(load_dictionary(folder).W_enc, ours.W_enc)
 
 
+CENTRED = {"hook_name": HOOK, "model_from_pretrained_kwargs": {"center_writing_weights": True}}
+
+
+def test_a_dictionary_of_a_centred_stream_reads_a_plain_one(tmp_path):
+    """Theirs expects each row without its mean; ours takes it off, and gives it back."""
+    config, tensors, folder = theirs(tmp_path / "sae", metadata=CENTRED)
+    ours, x = load_dictionary(folder), rows()
+    mean = x.mean(1, keepdim=True)
+    codes, reconstruction = by_their_formulas(config, tensors, x - mean)
+    assert ours.normalisation == "centre"
+    torch.testing.assert_close(ours.encode_dense(x), codes, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.reconstruct(x), reconstruction + mean, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(codes, by_their_formulas(config, tensors, x)[0], atol=0.1)  # it is not the same
+    ours.save(tmp_path / "again", layout="saelens")
+    again = load_dictionary(tmp_path / "again")
+    torch.testing.assert_close(again.reconstruct(x), ours.reconstruct(x))
+    metadata = {**CENTRED, "hook_name": "blocks.0.mlp.hook_post"}  # is not in the stream
+    assert load_dictionary(theirs(tmp_path / "mlp", metadata=metadata)[2]).normalisation == "none"
+    layer_norm = theirs(tmp_path / "ln", metadata=CENTRED, normalize_activations="layer_norm")[2]
+    assert load_dictionary(layer_norm).normalisation == "layer_norm"
+
+
 def test_old_thresholds_are_logarithms(tmp_path):
     _, tensors, folder = theirs(tmp_path / "sae", "jumprelu")
     tensors["log_threshold"] = tensors.pop("threshold").log()
@@ -150,6 +173,14 @@ UNSUPPORTED = [
     (
         {"architecture": "transcoder", "normalize_activations": "layer_norm"},
         r"a transcoder whose inputs are normalised \(layer_norm\)",
+    ),
+    (
+        {"metadata": CENTRED, "normalize_activations": "constant_norm_rescale"},
+        r"weights were processed \(center_writing_weights\)",
+    ),
+    (
+        {"metadata": {"hook_name": Z, "model_from_pretrained_kwargs": {"fold_value_biases": True}}},
+        r"weights were processed \(fold_value_biases\)",
     ),
     ({"metadata": {}}, "names no hook point"),
     ({"metadata": {"hook_name": HOOK, "hook_head_index": 3}}, "reads head 3 of blocks.0.hook_resid_post alone"),
@@ -338,6 +369,34 @@ def test_without_a_network_the_cause_is_named(monkeypatch):
     monkeypatch.setattr(SAE, "from_pretrained", unreachable)
     with pytest.raises(UserError, match=r"could not download it \(OSError: no route to the hub\)"):
         load_dictionary("saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre")
+
+
+@pytest.mark.slow
+def test_a_release_is_read_as_sae_lens_reads_it(tmp_path, monkeypatch):
+    """The hub is a folder here: everything else on the way is SAELens's own."""
+    from huggingface_hub.errors import EntryNotFoundError
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders
+
+    old = {"hook_point": HOOK, "model_name": "gpt2-small"}
+    config, _, folder = theirs(tmp_path / "hub", "standard", **old)
+    del config["metadata"]  # before SAELens 6 there was none
+    (folder / "cfg.json").write_text(json.dumps(config))
+
+    def download(repo_id, filename, force_download=False):
+        if not (folder / Path(filename).name).exists():
+            raise EntryNotFoundError(filename)
+        return str(folder / Path(filename).name)
+
+    monkeypatch.setattr(pretrained_sae_loaders, "hf_hub_download", download)
+    ours = load_dictionary("saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre")
+    sae = SAE.from_pretrained("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+    assert ours.normalisation == "centre"  # the release says that its subject's weights were
+    x = rows()
+    mean = x.mean(1, keepdim=True)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode_dense(x), sae.encode(x - mean), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.reconstruct(x), sae(x - mean) + mean, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.network

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from workbench.subjects.protocol import Edit, Subject
 
 Activation = Literal["topk", "relu", "jumprelu"]
-Normalisation = Literal["none", "layer_norm", "unit_norm"]
+Normalisation = Literal["none", "centre", "layer_norm", "unit_norm"]
 Layout = Literal["workbench", "saelens"]
 SCHEMA = 2  # of the settings; 1 where nothing is said that a reader of 1 does not know
 NORM_EPSILON = 1e-5  # SAELens's, added to the standard deviation of a row
@@ -61,9 +61,9 @@ class Dictionary:
         Of "jumprelu".
     scale : float
         Inputs are multiplied by it.
-    normalisation : "none", "layer_norm" or "unit_norm"
-        What is done to each row first: nothing; its mean taken off and its standard deviation divided by; its norm
-        brought to sqrt(width).
+    normalisation : "none", "centre", "layer_norm" or "unit_norm"
+        What is done to each row first: nothing; its mean taken off; that, and its standard deviation divided by; its
+        norm brought to sqrt(width).
     subject_address, subject_fingerprint : str
         The subject that it was trained on; the fingerprint is "" where it is not known.
     address : str
@@ -102,8 +102,8 @@ class Dictionary:
             )
         if self.normalisation not in get_args(Normalisation):
             raise UserError(
-                f"dictionary {self.address}: rows normalised by {self.normalisation!r}: none, layer_norm and unit_norm "
-                "are known"
+                f"dictionary {self.address}: rows normalised by {self.normalisation!r}: "
+                f"{', '.join(get_args(Normalisation))} are known"
             )
         held: set[int] = set()
         for name, tensor in self.tensors().items():  # safetensors refuses tensors that share memory: tied weights, say
@@ -178,9 +178,10 @@ class Dictionary:
 
     def _of_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return what normalisation takes from each row, and what it divides by, [rows, 1] each."""
-        if self.normalisation == "layer_norm":
+        if self.normalisation in ("centre", "layer_norm"):
             mean = rows.mean(1, keepdim=True)
-            return mean, (rows - mean).std(1, keepdim=True)
+            centred = self.normalisation == "centre"
+            return mean, torch.ones_like(mean) if centred else (rows - mean).std(1, keepdim=True)
         length = rows.norm(dim=1, keepdim=True) / self.width**0.5
         return torch.zeros_like(length), length.clamp_min(torch.finfo(length.dtype).tiny)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ NORMALISATIONS: dict[Any, Normalisation] = {
     "expected_average_only_in": "none",
     "covariance_whitening": "none",
 }
+STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "hook_embed")
+PROCESSING = ("fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")  # TransformerLens's, off the stream
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float64)}
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}  # before SAELens 6
 
@@ -71,7 +74,8 @@ def from_saelens(config: Mapping[str, Any], tensors: Mapping[str, Tensor], addre
     Notes
     -----
     Weights come in the configuration's dtype. A gated autoencoder has its gate and its magnitude from one product; it
-    is the JumpReLU one whose threshold is the magnitude at which the gate opens (Rajamanoharan et al. 2024).
+    is the JumpReLU one whose threshold is the magnitude at which the gate opens (Rajamanoharan et al. 2024). One that
+    was trained on a residual stream that TransformerLens had centred takes each row's mean off, and gives it back.
     """
     config = {OLD_NAMES.get(key, key): value for key, value in config.items()}
     meta = config.get("metadata") or {}
@@ -94,6 +98,8 @@ def from_saelens(config: Mapping[str, Any], tensors: Mapping[str, Tensor], addre
         raise UserError(f"dictionary {address}: its configuration names no hook point (hook_name)")
     if (head := meta.get("hook_head_index", config.get("hook_head_index"))) is not None:
         raise UserError(f"dictionary {address} reads head {head} of {hook} alone, which is not supported")
+    processed = meta.get("model_from_pretrained_kwargs") or config.get("model_from_pretrained_kwargs") or {}
+    normalisation = _on_plain_weights(NORMALISATIONS[normalised], processed, hook, transcoder, address)
     dtype = DTYPES.get(str(config.get("dtype", "float32")).removeprefix("torch."), torch.float32)
     scaling = tensors.get("scaling_factor")
     if scaling is not None and not torch.allclose(scaling, torch.ones_like(scaling)):
@@ -118,7 +124,7 @@ def from_saelens(config: Mapping[str, Any], tensors: Mapping[str, Tensor], addre
         hook_out=(meta.get("hook_name_out") or hook) if transcoder else hook,
         k=k if architecture == "topk" else None,
         threshold=parts.get("threshold"),
-        normalisation=NORMALISATIONS[normalised],
+        normalisation=normalisation,
         subject_address=meta.get("workbench_subject_address")
         or meta.get("model_name")
         or config.get("model_name")
@@ -126,6 +132,29 @@ def from_saelens(config: Mapping[str, Any], tensors: Mapping[str, Tensor], addre
         subject_fingerprint=meta.get("workbench_subject_fingerprint") or "",
         address=address,
     )
+
+
+def _on_plain_weights(
+    normalisation: Normalisation, processed: Mapping[str, Any], hook: str, transcoder: bool, address: str
+) -> Normalisation:
+    """Return how rows of a subject with the checkpoint's own weights are brought to those that it was trained on.
+
+    What writes into the residual stream may have been centred (``center_writing_weights``): then so is the stream, and
+    nothing else about it differs.
+    """
+    in_stream = hook.rsplit(".", 1)[-1] in STREAM
+    done = [name for name in PROCESSING if processed.get(name)] if not in_stream or transcoder else []
+    if processed.get("center_writing_weights") and in_stream:
+        if normalisation == "none" and not transcoder:
+            return "centre"
+        if normalisation != "layer_norm":  # which takes the mean off anyway
+            done.append("center_writing_weights")
+    if done:
+        raise UserError(
+            f"dictionary {address} was trained on {hook} of a model whose weights were processed "
+            f"({', '.join(done)}); here they are the checkpoint's own, and its inputs would be others"
+        )
+    return normalisation
 
 
 def _encoder(architecture: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +203,9 @@ def from_release(address: str) -> Dictionary:
             f"dictionary {address!r}: SAELens has no release {release!r}; nearest: {nearest(release, known)}"
         )
     try:
-        sae = SAE.from_pretrained(release, name)
+        with warnings.catch_warnings():  # of weights that were processed: `from_saelens` sees to that
+            warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+            sae = SAE.from_pretrained(release, name)
     except Exception as error:  # whatever the hub, the network or one of many converters raises
         cause = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -244,7 +275,7 @@ def to_saelens(dictionary: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor
         config |= {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
     if transcoder:
         config["d_out"] = len(dictionary.b_dec)
-    metadata = {
+    metadata: dict[str, Any] = {
         "sae_lens_version": VERSION,
         "sae_lens_training_version": None,
         "model_name": _model_name(dictionary.subject_address),
@@ -252,13 +283,15 @@ def to_saelens(dictionary: Dictionary) -> tuple[dict[str, Any], dict[str, Tensor
         "workbench_subject_address": dictionary.subject_address,
         "workbench_subject_fingerprint": dictionary.subject_fingerprint,
     }
+    if dictionary.normalisation == "centre":
+        metadata["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
     if transcoder:
         metadata["hook_name_out"] = dictionary.hook_out
     return config | {"metadata": metadata}, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
 
 def _normalisation(dictionary: Dictionary) -> str:
-    names = {"none": "none", "layer_norm": "layer_norm", "unit_norm": "constant_norm_rescale"}
+    names = {"none": "none", "centre": "none", "layer_norm": "layer_norm", "unit_norm": "constant_norm_rescale"}
     if dictionary.normalisation != "none" and dictionary.hook_in != dictionary.hook_out:
         raise UserError(f"dictionary {dictionary.address}: SAELens's transcoders do not normalise rows")
     return names[dictionary.normalisation]
