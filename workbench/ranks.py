@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -99,9 +100,10 @@ def lost_ranks_told(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        said = re.sub(r"\[[^]]*\] *", "", str(error).splitlines()[0])  # without places in torch's own source, addresses
         raise LostRankError(
             f"rank {rank}: another process of this run has ended, so that this one ends too; its own message says why "
-            f"({str(error).splitlines()[0][:200]})"
+            f"({said[:200]})"
         ) from None
 
 

@@ -77,6 +77,17 @@ def test_processes_end_where_one_does(architecture, options):
         assert alone.history[:19, HISTORY.index("dead")].max() > 0
 
 
+@pytest.mark.parametrize("architecture", FAMILY)
+def test_in_half_precision_too_they_have_the_same_bits(architecture):
+    """And end as near to one process as sums of other rows in bfloat16 let them."""
+    x = planted()
+    alone = train(x, architecture, ALONE, 19, precision="bfloat16")
+    one, other = on_threads(2, lambda ranks: train(x, architecture, ranks, 19, precision="bfloat16"))
+    for name, tensor in alone.weights.named().items():
+        assert torch.equal(one.weights.named()[name], other.weights.named()[name])
+        torch.testing.assert_close(one.weights.named()[name], tensor, rtol=0, atol=0.01, msg=name)
+
+
 def test_without_an_exchange_they_would_not():
     """The control: two that train on half of each batch, and do not speak, end elsewhere."""
     x = planted()
