@@ -10,6 +10,7 @@ import torch
 
 from workbench.cache import Store
 from workbench.configuration import build
+from workbench.context import Context, Inputs
 from workbench.dictionary import load_dictionary
 from workbench.errors import UserError
 from workbench.plugins.sae import EvaluateConfig, PagesConfig, Sae, SaeConfig, SweepConfig, TrainConfig
@@ -87,8 +88,6 @@ def test_one_that_cannot_be_trained_stops_the_sweep_before_it_starts(sweep, says
 @pytest.fixture(scope="module")
 def swept(store_of_five, subject, tmp_path_factory):
     """Return the result of a sweep over hook points and seeds, and how often training rows were read."""
-    from workbench.context import Context, Inputs
-
     config = replace(SMALL, k=3, sweep=SweepConfig(hook_point=(MID, (MID, POST)), seed=(0, 7)))
     passes = []
     shuffled = Store.shuffled
@@ -129,7 +128,7 @@ def test_the_store_is_read_once_for_all(swept):
     assert all(hook_points == [MID, POST] for _, _, hook_points in passes)
 
 
-def test_the_comparison_has_a_row_a_point_and_a_dictionary_for_each(swept, tmp_path):
+def test_the_comparison_has_a_row_a_point_and_a_dictionary_for_each(swept, store_of_five, subject, tmp_path):
     result, _ = swept
     assert set(result.figures) == {"explained-variance", "training"}  # crosscoders are not spliced
     assert result.metrics["dictionaries"].value == 4
@@ -149,6 +148,9 @@ def test_the_comparison_has_a_row_a_point_and_a_dictionary_for_each(swept, tmp_p
         load_dictionary(tmp_path / "run")
     with pytest.raises(UserError, match=f"no dictionary '{MID}-seed8'; nearest: {name}"):
         load_dictionary(f"{tmp_path / 'run'}#{MID}-seed8")
+    given = Inputs(store=store_of_five, model=subject, dictionary=loaded)
+    with pytest.raises(UserError, match=r"sweep\.k: nothing is trained where a dictionary is given; leave it out"):
+        Sae().run(Context(replace(SMALL, sweep=SweepConfig(k=(2,))), given, "cpu", 0, tmp_path))
     with pytest.raises(UserError, match="elsewhere is no run folder"):
         load_dictionary(f"{tmp_path / 'elsewhere'}#k2")
 
