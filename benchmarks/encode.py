@@ -6,8 +6,8 @@ Rows are float16, read from a store that the system has in memory. The kernel's 
 `encode` on batches that are in memory as tensors; end to end is `workbench.encode`, which reads, encodes, and writes
 the codes with their checksums, by row and by latent, synced. Likewise a store of reconstructions, with codes to read
 and without: held against `decode`, and `encode` and `decode`, of batches in memory; and against writing the same rows,
-which no reconstruction can be faster than. Each size runs in a process of its own, so that its peak
-memory is its own. Needs three times the rows' bytes on the disk while it runs; removes what it made.
+which no reconstruction can be faster than. Peak memory is of processes that do one of these once, and nothing else.
+Needs three times the rows' bytes on the disk while it runs; removes what it made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,17 +73,51 @@ def make_dictionary(width: int, latents: int, k: int, activation: str) -> Dictio
     )
 
 
-def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
-    """Time the kernel alone and end to end on the store in a folder; returns seconds and peak memory."""
+def prepared(folder: Path, asked: argparse.Namespace) -> tuple[Store, Dictionary, dict[str, Callable[[], object]]]:
+    """Return the store in a folder, a dictionary, and what is done end to end, by name."""
     logging.getLogger("workbench").setLevel(logging.WARNING)
     store = open_store(folder)
     dictionary = make_dictionary(asked.width, asked.latents, asked.k, asked.activation).to(asked.device)
+
+    def rebuild() -> None:
+        reconstruct(store, dictionary, out=folder.parent / "reconstructed", device=asked.device)
+
+    return (
+        store,
+        dictionary,
+        {
+            "without codes": rebuild,
+            "whole": lambda: encode(store, dictionary, name="bench", device=asked.device),
+            "from codes": rebuild,  # those that `whole` has made
+        },
+    )
+
+
+def clean(folder: Path, way: str) -> None:
+    """Remove what was made before, but for the codes that are to be read."""
+    if way in ("whole", "without codes"):
+        shutil.rmtree(folder / "codes", ignore_errors=True)
+    shutil.rmtree(folder.parent / "reconstructed", ignore_errors=True)
+
+
+def peak(folder: Path, asked: argparse.Namespace) -> float:
+    """Return the memory that one way takes at its peak, above that of the weights and a first batch, in MB."""
+    store, dictionary, ways = prepared(folder, asked)
+    dictionary.decode(*dictionary.encode(store.read_tensor(HOOK, slice(0, BATCH_ROWS)).to(asked.device)))
+    clean(folder, asked.only)
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ways[asked.only]()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024
+
+
+def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
+    """Time kernels alone and end to end on the store in a folder; returns rows a second."""
+    store, dictionary, whole = prepared(folder, asked)
     batches = [
         store.read_tensor(HOOK, slice(at * BATCH_ROWS, (at + 1) * BATCH_ROWS)).to(asked.device)
         for at in range(min(BATCHES, store.n_rows // BATCH_ROWS))
     ]
     assert [len(batch) for batch in batches] == [BATCH_ROWS] * len(batches)
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def kernel() -> None:
         for batch in batches:
@@ -89,10 +125,6 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
         if asked.device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    def whole() -> None:
-        encode(store, dictionary, name="bench", device=asked.device)
-
-    out = folder.parent / "reconstructed"
     coded = [dictionary.encode(batch) for batch in batches]
     rebuilt = [dictionary.decode(*codes).float().cpu().numpy() for codes in coded]
 
@@ -103,30 +135,14 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
             torch.cuda.synchronize()
 
     def write() -> None:
-        with StoreWriter(out, store.hook_points, store.examples, {}) as writer:
+        with StoreWriter(folder.parent / "reconstructed", store.hook_points, store.examples, {}) as writer:
             while writer.next_row < store.n_rows:
                 part = rebuilt[writer.next_row // BATCH_ROWS % len(rebuilt)]
                 writer.append({HOOK: part[: store.n_rows - writer.next_row]})
 
-    def rebuild() -> None:
-        reconstruct(store, dictionary, out=out, device=asked.device)
-
-    def clean(name: str) -> None:
-        if name in ("whole", "without codes"):
-            shutil.rmtree(folder / "codes", ignore_errors=True)
-        shutil.rmtree(out, ignore_errors=True)
-
     kernel()
-    ways = {
-        "kernel": kernel,
-        "decoder": decoder,
-        "write": write,
-        "without codes": rebuild,
-        "whole": whole,
-        "from codes": rebuild,  # those that `whole` has made
-    }
-    seconds = in_turns(ways, asked.repeats, before=clean)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ways: dict[str, Callable[[], object]] = {"kernel": kernel, "decoder": decoder, "write": write, **whole}
+    seconds = in_turns(ways, asked.repeats, before=lambda way: clean(folder, way))
     # equal first of all: what was stored is what the dictionary gives
     codes = store.codes("bench").csr(slice(0, BATCH_ROWS))
     want = dictionary.encode_dense(batches[0]).cpu()
@@ -138,9 +154,15 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, float]:
     in_memory = len(batches) * BATCH_ROWS
     return {
         **{name: (in_memory if name in ("kernel", "decoder") else store.n_rows) / seconds[name] for name in ways},
-        "peak": (peak - start) / 1024,
         "entries": store.codes("bench").n_entries / store.n_rows,
     }
+
+
+def in_process(folder: Path, way: str = "") -> Any:
+    """Return what this program prints as one that measures the store in a folder: rates, or one way's peak memory."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--one", str(folder), *(["--only", way] if way else [])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -155,20 +177,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where to work; by default the system's temporary folder")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one is not None:
-        print(json.dumps(measure(asked.one, asked)))
+        print(json.dumps(peak(asked.one, asked) if asked.only else measure(asked.one, asked)))
         return
     if asked.rows < 4 * BATCH_ROWS:
         parser.error(f"--rows must be at least {4 * BATCH_ROWS}")
-    found = {}
+    found, peaks = {}, {}
     for rows in (asked.rows // 4, asked.rows):
         with tempfile.TemporaryDirectory(prefix="encode-benchmark-", dir=asked.folder) as folder:
             write_store(Path(folder, "acts"), rows, asked.width)
             start = time.perf_counter()
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", str(Path(folder, "acts"))]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found[rows] = json.loads(done.stdout.splitlines()[-1])
+            found[rows] = in_process(Path(folder, "acts"))
+            peaks[rows] = {
+                way: in_process(Path(folder, "acts"), way) for way in ("without codes", "whole", "from codes")
+            }
             print(f"{rows:>9,} rows: {time.perf_counter() - start:.1f} s")
     print(f"\nwidth {asked.width}, {asked.latents} latents, {asked.activation}, k {asked.k}, on {asked.device}")
     print(
@@ -184,11 +208,9 @@ def main() -> None:
             written = "" if what == "encode" else f"{one[name] / one['write']:.3f}"
             print(
                 f"{rows:>9,} {what:<24} {base:>18,.0f} {one[name]:>12,.0f} {one[name] / base:>7.3f} {written:>10} "
-                f"{one['peak']:>6,.0f}"
+                f"{peaks[rows][name]:>6,.0f}"
             )
-    print(
-        "written: of the rate at which the store's writer takes rows in memory; MB: peak memory above the start, of all"
-    )
+    print("written: of the rate at which the store's writer takes rows in memory; MB: peak memory")
     print(f"{found[asked.rows]['entries']:.1f} latents active on a row")
     print(f"\n{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads, numpy {np.__version__}")
 
