@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from workbench.cache.memory import Memory
+from workbench.cache.residency import CAN_TELL, Residency
 
 N_OPEN = 64
 BLOCK_BYTES = 4096
 """Direct reads start and end at multiples of this: a sector of any disk, and a page."""
 
-CAN_PASS_CACHE = hasattr(os, "O_DIRECT") and hasattr(os, "RWF_NOWAIT")
+CAN_PASS_CACHE = hasattr(os, "O_DIRECT") and CAN_TELL
 
 
 class _Handle:
@@ -25,9 +26,11 @@ class _Handle:
     def __init__(self, path: Path, past_cache: bool) -> None:
         self.users = 0
         self.direct: int | None = None
+        self.cached: Residency | None = None
         self.file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
         if past_cache:
-            with suppress(OSError):  # a file system may refuse it: through the cache, then
+            with suppress(OSError, ValueError):  # a file system may refuse it: through the cache, then
+                self.cached = Residency(self.file)
                 self.direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
         self._lock = threading.Lock()
 
@@ -43,6 +46,8 @@ class _Handle:
 
     def close(self) -> None:
         os.close(self.file)
+        if self.cached is not None:
+            self.cached.close()
         if self.direct is not None:
             os.close(self.direct)
 
@@ -77,7 +82,7 @@ class OpenFiles:
         """
         handle = self._take(path)
         try:
-            if handle.direct is None or not self._read_direct(handle, handle.direct, place, buffer):
+            if not self._read_direct(handle, place, buffer):
                 while len(buffer):
                     n = handle.read(place, buffer)
                     if not n:
@@ -126,15 +131,11 @@ class OpenFiles:
             if not handle.users and self._handles.get(path) is not handle:  # forgotten while it was read
                 handle.close()
 
-    def _read_direct(self, handle: _Handle, direct: int, place: int, buffer: memoryview) -> bool:
-        """Fill a buffer from the page cache if it has all of it, else from the disk; False if neither can be done."""
-        try:
-            if os.preadv(handle.file, [buffer], place, os.RWF_NOWAIT) == len(buffer):
-                return True
-        except BlockingIOError:
-            pass  # nothing of it is in the cache
-        except OSError:
-            return False  # a file system that cannot say
+    def _read_direct(self, handle: _Handle, place: int, buffer: memoryview) -> bool:
+        """Fill a buffer from the disk; False if the page cache has all of it, or the file system cannot."""
+        direct, cached = handle.direct, handle.cached
+        if direct is None or cached is None or cached.has(place, len(buffer)):
+            return False
         start, end = place - place % BLOCK_BYTES, place + len(buffer)
         room, done = self._room(end - start + -end % BLOCK_BYTES), 0
         try:
