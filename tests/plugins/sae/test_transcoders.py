@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from workbench.plugins.sae.settings import L1, choose_settings
 from workbench.plugins.sae.sites import Site, measured
 from workbench.plugins.sae.trainer import Trainer
 from workbench.plugins.sae.weights import start
+from workbench.ranks import ALONE
 
 ROWS, HELD_OUT, FEATURES = 10_500, 500, 24
 LN2, MLP_OUT, MID, POST = (
@@ -90,7 +92,7 @@ def test_a_crosscoder_tells_shared_features_from_those_of_one_hook_point(archite
     cosine = torch.nn.functional.normalize(both, dim=1) @ W_dec.T
     assert float(cosine.amax(1).mean()) > 0.95
     shares = decoder_shares(W_dec, Parts("hook point", ["a", "b"], [20, 28]))[cosine.argmax(1).numpy()]
-    assert abs(shares[shared, 0] - 0.5).mean() < 0.1
+    assert np.median(abs(shares[shared, 0] - 0.5)) < 0.1  # one may be split into a latent for each
     assert shares[alone, 0].mean() > 0.9
     assert shares[16:, 0].mean() < 0.1
     # the control: shares of where the training started tell nothing
@@ -102,7 +104,7 @@ def test_a_crosscoder_tells_shared_features_from_those_of_one_hook_point(archite
 def test_the_penalty_weighs_activations_by_the_summed_lengths_at_each_hook_point():
     _, _, (x, y) = planted([20, 28])
     trainer = fit({"x": x, "y": y}, ["x", "y"], ["x", "y"], "standard", rows=300)
-    weights, moment = trainer.weights, trainer.moment(trainer.dead())
+    weights, moment = trainer.weights, trainer.moment(trainer.dead(), 50, ALONE)
     rows, _ = trainer.site.take({"x": x[:50], "y": y[:50]}, torch.device("cpu"))
     kind = ARCHITECTURES["standard"]
     codes = kind.encode(weights.centred(rows), weights, trainer.settings, moment)
