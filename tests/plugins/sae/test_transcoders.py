@@ -93,8 +93,8 @@ def test_a_crosscoder_tells_shared_features_from_those_of_one_hook_point(archite
     assert float(cosine.amax(1).mean()) > 0.95
     shares = decoder_shares(W_dec, Parts("hook point", ["a", "b"], [20, 28]))[cosine.argmax(1).numpy()]
     assert abs(shares[shared, 0] - 0.5).mean() < 0.1
-    assert np.median(shares[alone, 0]) > 0.95  # medians: a latent or two may have taken up something else
-    assert np.median(shares[16:, 0]) < 0.05
+    assert np.median(shares[alone, 0]) > 0.9  # medians: a latent or two may have taken up something else
+    assert np.median(shares[16:, 0]) < 0.1
     # the control: shares of where the training started tell nothing
     begun = start(*(2 * trainer.site.take(batch, torch.device("cpu"))[:1]), trainer.settings, torch.Generator())
     at_random = decoder_shares(begun.W_dec, Parts("hook point", ["a", "b"], [20, 28]))
