@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from measuring import Others, in_turns, machine
 from topk_sae_data import KINDS, Size, make
-from topk_sae_ways import OURS, WAYS, floor
+from topk_sae_ways import FORCED, OURS, WAYS, floor
 
 from workbench.kernels.choice import in_use
 
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(SIZES), help=f"of {', '.join(SIZES)}")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}; other sizes take the first")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)}")
+    parser.add_argument(
+        "--ways", default=",".join(name for name in WAYS if name not in FORCED), help=f"of {', '.join(WAYS)}"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="rounds of ours and of the floor")
     parser.add_argument("--peer-repeats", type=int, default=3, help="rounds that peers take part in")
     parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
@@ -73,6 +75,7 @@ def main() -> None:
 def compare(size: Size, kind: str, parts: list[str], names: list[str], repeats: int, peer_repeats: int) -> None:
     """Check that all ways have the same loss, then time encoding and a step of each."""
     print(f"\n{size}: {kind} rows", flush=True)
+    print(f"  encoder: {in_use(size=(size.rows, size.width, size.latents, size.k))['topk_encode']}", flush=True)
     task = make(kind, size)
     for part in parts:
         ways = {name: WAYS[name](task, size.k) for name in names}

@@ -85,11 +85,25 @@ class OursUnit(Ours):
 class OursFloat(Ours):
     """The same on a processor without products of small numbers."""
 
+    screen = "float32"
+
     def __init__(self, task: Task, k: int) -> None:
         super().__init__(task, k)
         with use("auto") as best:
             assert best.library is not None, f"no compiled kernel: {best.why}"
-            self.kernel = f"{best.library.unit.name}:float32"
+            self.kernel = f"{best.library.unit.name}:{self.screen}"
+
+
+class OursInt8(OursFloat):
+    """The same with int8, whatever the sizes."""
+
+    screen = "int8"
+
+
+class OursBfloat16(OursFloat):
+    """The same with bfloat16, whatever the sizes."""
+
+    screen = "bfloat16"
 
 
 class PlainTorch(Way):
@@ -233,7 +247,8 @@ class DictionaryLearning(Way):
             return float((self.trainer.ae(self.x) - self.x).pow(2).sum(1).mean())
 
 
-OURS = {"ours": Ours, "ours (unit rows)": OursUnit, "ours (float32)": OursFloat}
+FORCED = {"ours (int8)": OursInt8, "ours (bfloat16)": OursBfloat16}  # only when asked for: not every processor can
+OURS = {"ours": Ours, "ours (unit rows)": OursUnit, "ours (float32)": OursFloat, **FORCED}
 PEERS = {
     "SAELens": SaeLens,
     "eai-sparsify": Sparsify,

@@ -28,6 +28,12 @@ def topk_encode(library: Library, x: Tensor, W: Tensor, b: Tensor, k: int, scree
     return values.to(x.dtype), indices
 
 
+def screen_for(library: Library, rows: int, width: int, latents: int, k: int, screen: str = "auto") -> str:
+    """Return how latents of a batch of these sizes are chosen at first; rows that it cannot settle go to finer ones."""
+    call = Encode(rows=rows, width=width, latents=latents, k=k, screen=SCREENS[screen])
+    return next(name for name, number in SCREENS.items() if number == library.screen(call))
+
+
 def sparse_decode(library: Library, values: Tensor, indices: Tensor, W: Tensor) -> Tensor:
     """Decode; see `workbench.kernels.topk.sparse_decode`, without bias."""
     W, values, indices = W.contiguous(), values.float().contiguous(), indices.contiguous()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workbench.kernels.cpu import compiler
-from workbench.kernels.cpu.interface import POINTER, SIZE, Codes, Encode, Update
+from workbench.kernels.cpu.interface import NUMBER, POINTER, SIZE, Codes, Encode, Update
 from workbench.kernels.cpu.units import Unit
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -21,7 +21,7 @@ FUNCTIONS = {
     "scatter": Codes,
     "update": Update,
 }
-COUNTS = ("candidates", "rescored", "left to float32", "computed exactly")
+COUNTS = ("candidates", "rescored", "left to float32", "computed exactly", "first screen")
 Call = Encode | Codes | Update
 
 
@@ -39,7 +39,8 @@ class Library:
     ----------
     counts : dict of str to int
         What the last call of the encoder did: pairs that passed a low-precision screen, pairs computed exactly, rows
-        handed on to the float32 screen, rows whose every score was computed exactly.
+        handed on to the float32 screen, rows whose every score was computed exactly; and the number of the screen
+        that it started with.
 
     Raises
     ------
@@ -57,6 +58,8 @@ class Library:
         self._functions.workbench_use_threads.argtypes = [POINTER] * 3
         self._functions.workbench_first_bad.argtypes = [ctypes.POINTER(Codes)]
         self._functions.workbench_first_bad.restype = SIZE
+        self._functions.workbench_encode_screen.argtypes = [ctypes.POINTER(Encode)]
+        self._functions.workbench_encode_screen.restype = NUMBER
         self._sized: set[str] = set()
         for name, structure in FUNCTIONS.items():
             getattr(self._functions, f"workbench_{name}").argtypes = [ctypes.POINTER(structure)]
@@ -75,6 +78,10 @@ class Library:
         if name in self._sized:
             call.workspace = self._workspace(getattr(self._functions, f"workbench_{name}_bytes")(ctypes.byref(call)))
         getattr(self._functions, f"workbench_{name}")(ctypes.byref(call))
+
+    def screen(self, call: Encode) -> int:
+        """Return the number of the screen with which the encoder starts on a batch, by its sizes."""
+        return int(self._functions.workbench_encode_screen(ctypes.byref(call)))
 
     def first_bad(self, call: Codes) -> int:
         """Return the number of the first index that names no latent, or -1."""

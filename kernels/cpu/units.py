@@ -24,7 +24,7 @@ class Unit:
     needs : frozenset of str
         What the processor must have, in the words of ``/proc/cpuinfo``.
     screens : tuple of str
-        How it can choose latents, the one taken for large batches first.
+        How it can choose latents, those taken for large batches first.
     """
 
     name: str
@@ -41,6 +41,12 @@ class Unit:
 UNITS = {
     unit.name: unit
     for unit in (
+        Unit(
+            "avx512_bf16",
+            (*AVX512, "-mavx512vnni", "-mavx512bf16"),
+            HAS_AVX512 | {"avx512_vnni", "avx512_bf16"},
+            ("int8", "bfloat16", "float32", "exact"),
+        ),
         Unit("avx512_vnni", (*AVX512, "-mavx512vnni"), HAS_AVX512 | {"avx512_vnni"}, ("int8", "float32", "exact")),
         Unit("avx512", AVX512, HAS_AVX512),
         Unit("avx2", AVX2, HAS_AVX2),

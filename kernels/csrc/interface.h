@@ -5,7 +5,7 @@
 
 enum Dtype : int32_t { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
 
-// How latents are chosen for the exact computation. Which of these a unit has is told by workbench_screens.
+// How latents are chosen for the exact computation; cpu/units.py says which of these a unit has.
 enum Screen : int32_t { EXACT = 0, FLOAT = 1, INT8 = 2, BF16 = 3 };
 
 // What an encoder call did, for tests and for `workbench kernels status`.
@@ -14,7 +14,8 @@ enum Count : int32_t {
     RESCORED = 1,    // pairs computed exactly
     LEFT_FLOAT = 2,  // rows that a low-precision screen handed to the float32 screen
     LEFT_EXACT = 3,  // rows whose every latent was computed exactly
-    N_COUNTS = 4,
+    FIRST_SCREEN = 4,  // not a count: the screen that it started with
+    N_COUNTS = 5,
 };
 
 // Scores are x[r]·W[j] + b[j]; all arrays are contiguous, of one dtype.

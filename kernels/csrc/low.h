@@ -9,14 +9,17 @@
 
 #include "candidates.h"
 #include "problem.h"
-#include "transform.h"
+#include "spread.h"
 
 namespace {
 
 constexpr int64_t CHUNK = 256;  // latents; a multiple of every kernel's panel
 
-// Where a row has so many candidates, the float32 screen is faster (measured; the result is the same either way).
+// Where a row of int8 has so many candidates, a finer screen is faster (measured; the result is the same either way).
 constexpr int64_t MANY_CANDIDATES = 1536;
+inline int64_t most_candidates(int64_t k) { return std::max(MANY_CANDIDATES, 4 * k); }
+
+constexpr double LARGEST_SCORE = 0x1p110;  // rows that could have larger ones are left to other screens
 
 inline int64_t second_level_cache() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
@@ -71,7 +74,7 @@ class LowScreen {
     }
 
     void run(const Team& team) {
-        if (team.id == 0) sample();
+        if (team.id == 0) choose_from_samples(problem, t, members[0].buffer);
         team.wait();
         code_latents(team);
         team.wait();
@@ -98,6 +101,7 @@ class LowScreen {
     }
 
     std::atomic<int64_t> n_candidates{0};
+    std::atomic<bool> hopeless{false};  // given up: too many candidates
 
   private:
     struct Member {  // what one thread works on
@@ -114,16 +118,6 @@ class LowScreen {
             in_range = arena.take<bool>(rows);
         }
     };
-
-    void sample() {
-        const int64_t n_rows = std::min(problem.n_todo, SAMPLED), n_latents = std::min(problem.latents, SAMPLED);
-        float* const buffer = members[0].buffer;
-        const Columns x(n_rows, problem.width,
-                        [&](int64_t i) { return problem.row(problem.todo[i * problem.n_todo / n_rows]); });
-        const Columns W(n_latents, problem.width,
-                        [&](int64_t i) { return problem.W.row(i * problem.latents / n_latents, buffer); });
-        t.choose(x, W);
-    }
 
     void code_latents(const Team& team) {
         float* const out = members[size_t(team.id)].buffer;
@@ -151,13 +145,14 @@ class LowScreen {
 
     void code_row(Member& member, int64_t i, int64_t r, double W_longest, double b_largest) {
         int exponent = 0;
-        member.in_range[i] = t.apply(problem.row(r), t.mean_x, t.scale_x, member.buffer, exponent);
+        const float* const x = problem.row(r);
+        const double length = std::sqrt(wide_dot(x, x, t.width)) + t.mean_x_norm;  // |x - m| and |x| are no longer
+        member.in_range[i] = t.apply(x, t.mean_x, t.scale_x, member.buffer, exponent) &&
+                             length * (W_longest + t.mean_W_norm) < LARGEST_SCORE;
         if (!member.in_range[i]) {
             exponent = 0;
             std::fill(member.buffer, member.buffer + t.padded, 0.0f);
         }
-        const float* const x = problem.row(r);
-        const double length = std::sqrt(wide_dot(x, x, t.width)) + t.mean_x_norm;  // |x - m| and |x| are no longer
         const double D = UNIT * length * t.mean_W_norm + 2 * sum_error(t.width) * (length * W_longest + b_largest);
         member.block.row(i, member.buffer, std::ldexp(1.0, exponent) / t.gain(), D, t);
     }
@@ -181,11 +176,11 @@ class LowScreen {
             total += left < 0 ? expected : left;
         }
         member.n_candidates += total;
-        if (total > n * std::max(MANY_CANDIDATES, 4 * problem.k)) {
+        if (total > n * (Code::REFINES ? most_candidates(problem.k) : problem.room)) {
             hopeless.store(true, std::memory_order_relaxed);
             return;
         }
-        code.refine(member.block, n, member.candidates, latents);
+        if constexpr (Code::REFINES) code.refine(member.block, n, member.candidates, latents);
         for (int64_t i = 0; i < n; i++) {
             const int left = member.in_range[i] ? member.candidates.count(i) : -1;
             problem.keep(rows[i], member.candidates.list(i), left);
@@ -200,7 +195,6 @@ class LowScreen {
     int64_t rows_at_once, expected;
     double *longest, *largest_bias;
     Counter block_counter;
-    std::atomic<bool> hopeless{false};
 };
 
 }  // namespace

@@ -25,10 +25,10 @@ struct Problem {
     int64_t* todo;  // rows that a screen is to look at
     int64_t n_todo;
 
-    Problem(const Encode& call, Arena& arena)
+    Problem(const Encode& call, Arena& arena, int64_t spare)
         : call(call), rows(call.rows), width(call.width), latents(call.latents), k(call.k),
           W{call.W, call.width, call.dtype}, b{call.b, 1, call.dtype},
-          room(std::min(round_up(k + std::max<int64_t>(96, k / 2), 16), round_up(latents, 16))) {
+          room(std::min(round_up(k + spare, 16), round_up(latents, 16))) {
         float* const copy = call.dtype == FLOAT32 ? nullptr : arena.take<float>(rows * width);
         x = copy ? copy : static_cast<const float*>(call.x);
         widened = copy;

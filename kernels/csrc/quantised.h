@@ -78,7 +78,7 @@ inline void two_dots(const int16_t* a, const int16_t* b, const int16_t* c, int64
 template <class Kernel>
 class Int8Code {
   public:
-    static constexpr bool ROTATE = true;
+    static constexpr bool ROTATE = true, REFINES = true;
     static constexpr int64_t MR = Kernel::MR, NR = Kernel::NR;  // rows and latents of one product
 
     Int8Code(Arena& arena, const Transform& t, const CodedLatents& latents, int64_t) : depth(t.padded) {
@@ -128,7 +128,7 @@ class Int8Code {
             const Quantised q = quantise(a, depth, int8_scale(size), small);
             int8_t* const group = bytes + i / MR * MR * depth;
             for (int64_t c = 0; c < depth; c += 4)
-                std::memcpy(group + Kernel::place(i % MR, c, depth), small + c, 4);
+                std::memcpy(group + Kernel::place(i % MR, c), small + c, 4);
             starts[i] = -128 * q.sum;
             scale8[i] = float(q.scale * unit);
             const double inherent = (t.eta() + UNIT) * norm;

@@ -1,7 +1,8 @@
 // What is done to rows and latents before they are quantised, so that little is lost: it changes no score's rank.
 //
 // - The mean of the rows, and of the latents, is taken away (bounds.h, equation 1).
-// - Channels are balanced by powers of two, so that none dominates a side.
+// - Channels are balanced by powers of two, so that none dominates a side. The powers are relative to the middle one:
+//   what all channels have in common is nobody's imbalance, and rounding it would scale some up and the others down.
 // - Both sides are rotated alike, so that a large entry is spread over a block: random signs, a reflection that mixes
 //   blocks, a Walsh-Hadamard transform of each block (unnormalised: it multiplies products by the block's size).
 //
@@ -103,6 +104,14 @@ class Transform {
 
     // Choose means and scales from samples.
     void choose(const Columns& x, const Columns& W) {
+        std::vector<double> powers, sorted;
+        for (int64_t c = 0; c < width; c++) {
+            const double power = 0.5 * std::log2(x.spread[size_t(c)] / W.spread[size_t(c)]);
+            powers.push_back(std::isfinite(power) ? power : 0);
+        }
+        sorted = powers;
+        std::nth_element(sorted.begin(), sorted.begin() + width / 2, sorted.end());
+        const double middle = sorted[size_t(width / 2)];
         uint32_t random = 12345;
         double squares = 0;
         mean_W_norm = mean_x_norm = 0;
@@ -112,8 +121,8 @@ class Transform {
             mean_W[c] = inside ? float(W.mean[size_t(c)]) : 0;
             squares += double(mean_W[c]) * mean_W[c];
             mean_x_norm += double(mean_x[c]) * mean_x[c];
-            double power = inside ? std::round(0.5 * std::log2(x.spread[size_t(c)] / W.spread[size_t(c)])) : 0;
-            power = std::isfinite(power) ? std::clamp(power, -double(LARGEST_POWER), double(LARGEST_POWER)) : 0;
+            const double power = inside ? std::clamp(std::round(powers[size_t(c)] - middle), -double(LARGEST_POWER),
+                                                     double(LARGEST_POWER)) : 0;
             random = random * 1664525u + 1013904223u;
             const double sign = rotate && random >> 31 ? -1 : 1;
             scale_x[c] = float(std::ldexp(sign, -int(power)));

@@ -26,4 +26,7 @@ WORKBENCH_EXPORT void workbench_update(const Update* call) { update(*call); }
     WORKBENCH_EXPORT int64_t workbench_encode_bytes(const Encode* call) {                        \
         return encode_bytes<__VA_ARGS__>(*call);                                                 \
     }                                                                                            \
+    WORKBENCH_EXPORT int32_t workbench_encode_screen(const Encode* call) {                       \
+        return choose_screen<__VA_ARGS__>(*call);                                                \
+    }                                                                                            \
     WORKBENCH_EXPORT void workbench_encode(const Encode* call) { encode<__VA_ARGS__>(*call); }

@@ -1,10 +1,10 @@
 // Products of int8 numbers by vpdpbusd: four products of unsigned and signed bytes, added to an int32, in every lane.
 //
-// The latents of a panel lie [depth / 4][NR][4], the rows of a group [depth / 4][MR][4]. One line of assembly stands
-// for each vpdpbusd: around its intrinsic gcc 12 moves accumulators to memory and back, at twice the time.
+// One line of assembly stands for each vpdpbusd: around its intrinsic gcc 12 moves accumulators to memory and back, at
+// twice the time.
 #pragma once
 
-#include "numbers.h"
+#include "products.h"
 
 namespace {
 
@@ -31,41 +31,23 @@ struct VnniVector {
 #endif
 
 template <class V>
-struct VnniKernel {
-    static constexpr int MR = V::MR, NR = V::NV * LANES;
-
-    static int64_t place(int64_t row, int64_t column, int64_t) { return column * MR + row * 4; }
+struct VnniKernel : Products<V> {
+    using Products<V>::MR, Products<V>::NR;
 
     // out[r, j] = (start[r] + sum of products) row_scale[r] latent_scale[j] + bias[j]
     APART static void product(const uint8_t* w, const int8_t* x, int64_t depth, const int32_t* start, const float* row_scale,
                         const float* latent_scale, const float* bias, float* out, int64_t stride) {
-        using Type = typename V::Type;
-        Type sums[MR][V::NV];
+        Products<V> products;
 #pragma GCC unroll 8
         for (int r = 0; r < MR; r++)
 #pragma GCC unroll 4
-            for (int v = 0; v < V::NV; v++) sums[r][v] = V::spread(start[r]);
-        for (int64_t c = 0; c < depth; c += 4) {
-            Type latents[V::NV];
-#pragma GCC unroll 4
-            for (int v = 0; v < V::NV; v++) {
-                latents[v] = load<Type>(w + VECTOR_BYTES * v);
-                prefetch(w + 1024 + VECTOR_BYTES * v);
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < MR; r++) {
-                const Type row = V::spread(load<int32_t>(x + 4 * r));
-#pragma GCC unroll 4
-                for (int v = 0; v < V::NV; v++) V::add_products(sums[r][v], latents[v], row);
-            }
-            w += 4 * NR;
-            x += 4 * MR;
-        }
+            for (int v = 0; v < V::NV; v++) products.sums[r][v] = V::spread(start[r]);
+        products.add(w, x, depth / 4);
 #pragma GCC unroll 8
         for (int r = 0; r < MR; r++)
 #pragma GCC unroll 4
             for (int v = 0; v < V::NV; v++) {
-                const Floats scaled = V::to_floats(sums[r][v]) * spread(row_scale[r]);
+                const Floats scaled = V::to_floats(products.sums[r][v]) * spread(row_scale[r]);
                 store(out + r * stride + LANES * v,
                       scaled * load<Floats>(latent_scale + LANES * v) + load<Floats>(bias + LANES * v));
             }

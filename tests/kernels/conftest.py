@@ -184,6 +184,27 @@ def half_grid(numbers, x, W, b):
     return x, W, b
 
 
+def half_steps(numbers, x, W, b):
+    """Numbers half way between two of bfloat16, ties and all: what it loses most on, always in the same direction."""
+    x, W = (np.sign(part) * (1 + numbers.integers(0, 128, part.shape) / 128 + 2.0**-8) for part in (x, W))
+    return x * 2.0 ** numbers.integers(-3, 4, (len(x), 1)), W, b
+
+
+def within_a_step(numbers, x, W, b):
+    """Latents that are one and the same in bfloat16, and biases that nearly make up for what tells them apart."""
+    alike = np.sign(W[:1]) * (1 + numbers.integers(0, 128, W[:1].shape) / 128)
+    apart = 2.0**-9 * numbers.uniform(-1, 1, W.shape) * alike
+    return x, alike + apart, -(apart @ x[0]) * numbers.choice([0, 1], len(W))
+
+
+def barely_normal(numbers, x, W, b):
+    """Large numbers that meet zeros: what decides are numbers whose products, or they themselves, are subnormal."""
+    x, W = x * 2.0 ** numbers.integers(-130, -40, (len(x), 1)), W * 2.0 ** numbers.integers(-80, -1, (len(W), 1))
+    x[:, 0], W[:, 0] = 1, 0
+    x[:, -1], W[:, -1] = 0, 1
+    return x, W, 0 * b
+
+
 def one_direction(numbers, x, W, b):
     return x[:1] * numbers.standard_normal((len(x), 1)) + 1e-4 * x, W, b
 
@@ -199,7 +220,7 @@ FAMILIES = {
         for function in (
             outlier_channels, outlier_entries, heavy_tails, near_ties, duplicates, whole_numbers, cancelling, huge,
             overflowing, subnormal, tiny, zeros, shifted, none_positive, large_biases, broken, half_grid, one_direction,
-            constant,
+            constant, half_steps, within_a_step, barely_normal,
         )
     },
 }  # fmt: skip

@@ -34,6 +34,24 @@ def test_a_block_of_code_or_the_environment_can_force_a_kernel(monkeypatch):
     assert (row["kernel"], row["state"]) == ("reference", "in use: asked for")
 
 
+def test_a_size_tells_the_screen_that_it_starts_with():
+    with use("generic:exact"):
+        assert in_use(size=(4096, 768, 16384, 32))["topk_encode"] == "generic:exact"
+    with use("generic"):
+        assert in_use(size=(4096, 768, 16384, 32))["topk_encode"] == "generic:float32"
+        assert in_use(size=(2, 768, 16384, 32))["topk_encode"] == "generic:exact"
+    with use("reference"):
+        assert in_use(size=(4096, 768, 16384, 32))["topk_encode"] == "reference"
+
+
+def test_int8_is_chosen_while_it_is_fine_enough_and_bfloat16_beyond():
+    if UNITS["avx512_bf16"].lacking():
+        pytest.skip("this processor has no products of bfloat16 (issue 5)")
+    with use("avx512_bf16"):
+        screens = [in_use(size=(4096, width, 16384, 64))["topk_encode"] for width in (16, 256, 768, 2048, 8192, 40000)]
+    assert screens == [f"avx512_bf16:{name}" for name in ("float32", "int8", "int8", "bfloat16", "bfloat16", "float32")]
+
+
 def test_float64_is_the_references():
     with use("generic") as choice:
         choice.library.counts["rescored"] = -1
@@ -42,7 +60,7 @@ def test_float64_is_the_references():
 
 
 BAD_INPUT = [
-    pytest.param("avx", "kernel 'avx': there are reference, avx512_vnni", id="unknown"),
+    pytest.param("avx", "kernel 'avx': there are reference, avx512_bf16", id="unknown"),
     pytest.param("generic:int8", "kernel 'generic:int8': generic has float32, exact", id="unknown screen"),
 ]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.kernels.choice import use
+from workbench.kernels.choice import in_use, use
 from workbench.kernels.cpu import kernels
+from workbench.kernels.cpu.units import UNITS
 from workbench.kernels.topk import topk_encode
 
 # rows, width, latents, k: one of everything, k = latents, odd sizes, no rows, several chunks, panels and blocks
@@ -84,29 +85,72 @@ def test_batches_are_cut_and_joined(kernel, draw, same_bits):
 
 def test_the_chosen_screen_really_ran(draw):
     task = draw("gaussian", 0, 60, 64, 1500, 5)
-    for screen, rescored in {"exact": 0, "float32": 60 * 5, "int8": 60 * 5}.items():
+    candidates = {}
+    for screen, rescored in {"exact": 0, "float32": 60 * 5, "int8": 60 * 5, "bfloat16": 60 * 5}.items():
         with use("auto") as best:
             if best.library is None or screen not in best.library.unit.screens:
                 continue
             kernels.topk_encode(best.library, task.x, task.W, task.b, 5, screen)
             counts = best.library.counts
+        assert counts["first screen"] == kernels.SCREENS[screen]
         assert counts["computed exactly"] == (60 if screen == "exact" else 0)
         assert rescored <= counts["rescored"] < 60 * 40
-        assert (counts["candidates"] > 0) == (screen == "int8")
+        assert (counts["candidates"] > 0) == (screen in ("int8", "bfloat16"))
+        candidates[screen] = counts["candidates"]
+    if "bfloat16" in candidates:
+        assert candidates["bfloat16"] - 60 * 5 < (candidates["int8"] - 60 * 5) / 2
 
 
-def test_rows_that_a_screen_cannot_settle_go_to_the_next_one(draw, by_definition, same_bits):
+@pytest.mark.parametrize("screen", ["int8", "bfloat16"])
+def test_rows_that_a_screen_cannot_settle_go_to_the_next_one(screen, draw, by_definition, same_bits):
     with use("auto") as best:
-        if best.library is None or "int8" not in best.library.unit.screens:
-            pytest.skip("no unit with an int8 screen runs here")
+        if best.library is None or screen not in best.library.unit.screens:
+            pytest.skip(f"no unit with a screen in {screen} runs here (issue 5)")
     task = draw("gaussian", 0, 40, 64, 3000, 5)
-    task.x[::4] *= 1e-30  # out of the range of int8
+    task.x[::4] *= 1e-30  # out of the range that is screened
     task.x[1] = 0
     task.W[5:2500] = task.W[5]  # a tie of 2495
-    with use(f"{best.library.unit.name}:int8") as choice:
+    with use(f"{best.library.unit.name}:{screen}") as choice:
         got = topk_encode(task.x, task.W, task.b * 0, 5)
         assert choice.library.counts["left to float32"] >= 9
     same_bits(got, by_definition(task.x, task.W, task.b * 0, 5))
+
+
+def test_near_the_line_the_spread_of_scores_decides_between_int8_and_bfloat16(draw, same_bits):
+    if UNITS["avx512_bf16"].lacking():
+        pytest.skip("this processor has no products of bfloat16 (issue 5)")
+    assert in_use(size=(400, 1344, 1024, 8))["topk_encode"] == "avx512_bf16:bfloat16"
+    task = draw("gaussian", 0, 400, 1344, 1024, 8)
+    sizes = torch.exp(torch.randn(1344, generator=torch.Generator().manual_seed(0)))
+    for scale, screen in ((1, "bfloat16"), (sizes, "int8")):  # channels that are large on both sides spread scores
+        x, W = task.x * scale, task.W * scale
+        with use("avx512_bf16") as choice:
+            got = topk_encode(x, W, task.b, 8)
+            assert choice.library.counts["first screen"] == kernels.SCREENS[screen]
+        with use("avx512_bf16:float32"):
+            want = topk_encode(x, W, task.b, 8)
+        same_bits(got, [part.numpy() for part in want])
+
+
+def test_rows_that_are_too_hard_for_int8_are_screened_in_bfloat16(draw, same_bits):
+    """Rows lie in directions in which latents have next to nothing, so that norms tell little of scores."""
+    if UNITS["avx512_bf16"].lacking():
+        pytest.skip("this processor has no products of bfloat16 (issue 5)")
+    task = draw("gaussian", 0, 400, 256, 8192, 4)
+    task.W[:, :128] *= 0.06
+    task.x[:, 128:] *= 0.05
+    turned = torch.linalg.qr(torch.randn(256, 256, generator=torch.Generator().manual_seed(0))).Q
+    task.x, task.W = task.x @ turned, task.W @ turned
+    assert in_use(size=(400, 256, 8192, 4))["topk_encode"] == "avx512_bf16:int8"
+    found, left = {}, {}
+    for screen in ("", ":int8", ":exact"):
+        with use(f"avx512_bf16{screen}") as choice:
+            found[screen] = topk_encode(task.x, task.W, task.b * 0, 4)
+            left[screen] = choice.library.counts["left to float32"]
+    assert left[":int8"] == 400
+    assert left[""] < 100
+    for screen in ("", ":int8"):
+        same_bits(found[screen], [part.numpy() for part in found[":exact"]])
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,42 @@ app = typer.Typer(help="Compiled kernels: build them, see which are in use.", no
 
 
 @app.command("status")
-def status(json: options.Json = False) -> None:
+def status(
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="ROWS,WIDTH,LATENTS,K", help="Also say how latents are chosen in batches of this size."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Say of each kernel whether it is in use, could be, or why not; compiles the best one if that is not done."""
-    from workbench.kernels.choice import facts
+    from workbench.kernels.choice import facts, in_use
     from workbench.kernels.cpu.compiler import cache_folder
     from workbench.kernels.cpu.units import processor
 
     log_to_terminal()
+    sizes = _sizes(size) if size else None
     rows = facts()
+    encoder = in_use(size=sizes)["topk_encode"]
     if json:
-        print_json({"processor": processor(), "cache": cache_folder(), "kernels": rows})
+        print_json({"processor": processor(), "cache": cache_folder(), "topk_encode": encoder, "kernels": rows})
         return
     typer.echo(f"processor  {processor()}")
     typer.echo(f"compiled   in {cache_folder()}")
+    typer.echo(f"encoder    {encoder}" + (f" for rows, width, latents, k = {size}" if size else ""))
     print_table("", ("kernel", "state", "screens", "file"), [tuple(row.values()) for row in rows])
+
+
+def _sizes(text: str) -> tuple[int, int, int, int]:
+    """Read four whole numbers."""
+    from workbench.errors import UserError
+
+    try:
+        rows, width, latents, k = map(int, text.split(","))
+    except ValueError:
+        rows = width = latents = k = 0
+    if min(rows, width, k) < 1 or latents < k:
+        raise UserError(f"--size {text!r}: must be rows, width, latents, k; four whole numbers from 1, k <= latents")
+    return rows, width, latents, k
 
 
 @app.command("build")

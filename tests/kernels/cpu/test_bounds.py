@@ -76,7 +76,33 @@ def worst_for_float32():
     return [(x, W, b)]
 
 
-CASES = {"int8": worst_for_int8, "float32": worst_for_float32}
+def worst_for_bfloat16():
+    """Rows whose every entry loses nearly half a step in the direction of one latent, and against another.
+
+    The latents, of one size in every channel, are bfloat16 numbers themselves; rows have the same digits everywhere,
+    so that Cauchy and Schwarz's inequality is an equality. As for int8 the first latent is ahead by a twentieth of
+    the bound, and bfloat16 sees it behind. In a last case nothing is lost but by adding up, as for float32.
+    """
+    numbers = np.random.default_rng(0)
+    direction = numbers.choice([-1.0, 1.0], WIDTH)
+    step = 2.0**-7
+    lost = (0.5 - 2.0**-10) * step
+    others, fillers = numbers.choice([-1.0, 1.0], (2, 120, WIDTH))
+    latents = SCALE * np.concatenate([[direction, -direction], fillers, -fillers])
+    bound = lost * SCALE * WIDTH
+    cases = []
+    for _ in range(48):
+        kept = numbers.choice([-1.0, 1.0], WIDTH) * (1 + step * numbers.integers(1, 100, WIDTH))
+        row = kept + lost * direction
+        b = np.full(len(latents), -1e4)
+        b[0], b[1] = 0, 2 * (row @ latents[0]) - bound / 20
+        cases.append((np.concatenate([[row, -row], others, -others]), latents, b))
+    ((x, W, b),) = worst_for_float32()
+    cases.append((np.concatenate([x, -x]), np.concatenate([W, -W]), np.concatenate([b, [-1e4, -1e4]])))
+    return cases
+
+
+CASES = {"int8": worst_for_int8, "bfloat16": worst_for_bfloat16, "float32": worst_for_float32}
 
 
 @pytest.fixture(
