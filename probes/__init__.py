@@ -3,10 +3,15 @@
 Rows belong to groups (documents); whole groups are split, resampled and permuted. Everything works on plain arrays.
 """
 
+from workbench.probes.accuracy import ClassCounts
+from workbench.probes.bias import RateGaps, rate_gaps
 from workbench.probes.controls import TokenIdentity, control_labels
 from workbench.probes.errors import ProbeError
+from workbench.probes.inlp import Held, Inlp, fit_inlp
+from workbench.probes.leace import fit_leace, fit_mean_projection, label_moments
 from workbench.probes.linear import LDAProbe, LogisticProbe, MeanDifferenceProbe, SVMProbe
 from workbench.probes.metrics import METRICS, evaluate, floor
+from workbench.probes.projections import Projection, compose, largest_angle, random_projection
 from workbench.probes.ridge import RidgeProbe
 from workbench.probes.selectors import SELECTORS, select_units, unit_scores
 from workbench.probes.sparse import KSparseProbe
@@ -25,12 +30,17 @@ from workbench.probes.weights import Standardiser, balanced_weights
 __all__ = [
     "METRICS",
     "SELECTORS",
+    "ClassCounts",
+    "Held",
+    "Inlp",
     "Interval",
     "KSparseProbe",
     "LDAProbe",
     "LogisticProbe",
     "MeanDifferenceProbe",
     "ProbeError",
+    "Projection",
+    "RateGaps",
     "RidgeProbe",
     "SVMProbe",
     "Split",
@@ -40,15 +50,23 @@ __all__ = [
     "benjamini_hochberg",
     "bootstrap_weights",
     "cap_rows",
+    "compose",
     "control_labels",
     "evaluate",
+    "fit_inlp",
+    "fit_leace",
+    "fit_mean_projection",
     "floor",
     "group_intervals",
     "group_split",
+    "label_moments",
+    "largest_angle",
     "max_statistic_p_values",
     "merge_identical",
     "permutation_p_value",
     "permute_labels",
+    "random_projection",
+    "rate_gaps",
     "select_units",
     "unit_scores",
 ]

@@ -80,11 +80,13 @@ class LDAProbe(ProbabilityMixin, LinearClassifier):
     ----------
     shrinkage_ : float
         Between 0 (the covariance as measured) and 1 (a multiple of the identity).
+    prior_ : np.ndarray
+        [classes] shares of the training rows.
     """
 
     def _fit_standardised(self, Z: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n_classes = len(self.classes_)
-        prior = np.bincount(codes) / len(codes)
+        prior = self.prior_ = np.bincount(codes) / len(codes)
         means = np.stack([Z[codes == each].mean(axis=0, dtype=np.float64) for each in range(n_classes)])
         within = Z - means[codes]
         covariance = within.T @ within / len(within)

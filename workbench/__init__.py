@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from workbench.datasets.loading import load_dataset
     from workbench.dictionary import load_dictionary
     from workbench.encoding import encode
+    from workbench.erasing import load_projection
     from workbench.execution import run
     from workbench.reconstructing import reconstruct
     from workbench.repairing import repair_store
@@ -32,6 +33,7 @@ __all__ = [
     "import_store",
     "load_dataset",
     "load_dictionary",
+    "load_projection",
     "load_run",
     "load_subject",
     "open_store",
@@ -47,6 +49,7 @@ _HOME = {
     "import_store": "workbench.store_formats.importing",
     "load_dataset": "workbench.datasets.loading",
     "load_dictionary": "workbench.dictionary",
+    "load_projection": "workbench.erasing",
     "load_run": "workbench.runs",
     "load_subject": "workbench.subjects.sources",
     "open_store": "workbench.cache",

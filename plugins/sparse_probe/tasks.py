@@ -12,15 +12,14 @@ import numpy as np
 
 from workbench.cache import LabelInfo, Store
 from workbench.errors import UserError, nearest
-from workbench.probes import cap_rows, group_split, merge_identical
+from workbench.labelled_rows import FAMILIAR, DocumentRows
+from workbench.probes import cap_rows, group_split
 from workbench.probes.splits import PARTS
 
 LEAST_ROWS = 10  # of either class, in each of train, select and test
 LEAST_GROUPS = 2
 WHOLE = 1 - 1e-9  # of a label's rows
 ENOUGH_GROUPS = 20  # documents with a positive row, for a label that nobody named
-# of `python-stdlib`: what a reader of code has in mind first
-FAMILIAR = ("in_string", "in_docstring", "in_comment", "in_call_arguments", "is_keyword", "is_definition")
 
 
 @dataclass(frozen=True)
@@ -84,41 +83,8 @@ class Task:
         return None
 
 
-class Documents:
-    """The store's rows by document, for the tasks of all labels.
-
-    Parameters
-    ----------
-    store : Store
-        With labels.
-    seed : int
-        Of the split and of the choice of rows.
-
-    Raises
-    ------
-    UserError
-        If the store's rows come from fewer than three documents.
-    """
-
-    def __init__(self, store: Store, seed: int) -> None:
-        self.store, self.seed = store, seed
-        origins = store.origins
-        if store.examples.modality == "text":
-            self.group_of = merge_identical([ids.tobytes() for ids in _token_ids(store)])
-            tokens = origins["token"]
-        else:
-            self.group_of = np.arange(len(store.documents))
-            tokens = origins["patch"]
-        order = np.lexsort((origins["position"], origins["sequence"], self.group_of[origins["document"]]))
-        self.order = order[store.ordinary[order]]
-        self.groups = self.group_of[origins["document"][self.order]].astype(np.int64)
-        self.tokens = np.asarray(tokens[self.order], dtype=np.int64)
-        self.names = np.array(store.documents)
-        present = np.unique(self.groups)
-        if len(present) < 3:
-            raise UserError(f"{store.folder} has rows of {len(present)} documents: at least 3 are needed, to part them")
-        self.part = np.zeros(len(self.names), dtype=np.int64)
-        self.part[present] = group_split(self.names[present], seed).part
+class Documents(DocumentRows):
+    """The store's rows by document, for the tasks of all labels; see `DocumentRows`."""
 
     def task(self, name: str, info: LabelInfo, positive: np.ndarray, defined: np.ndarray, max_rows: int) -> Task | None:
         """Make a task of the store's rows that are positive; None if none with the label is, or all are."""
@@ -155,16 +121,6 @@ class Documents:
         for at in wanted:
             positive = values == (1 if info.kind == "binary" else at)
             yield names[at], self.task(names[at], info, positive, defined, max_rows)
-
-
-def _token_ids(store: Store) -> Iterator[np.ndarray]:
-    """Go through the documents' token ids, windows in order."""
-    examples = store.examples
-    order = np.lexsort((examples.sequence_window, examples.sequence_document))
-    sequences = np.split(order, np.searchsorted(examples.sequence_document[order], np.arange(1, len(store.documents))))
-    for of_document in sequences:
-        parts = [examples.ids[examples.bounds[s] : examples.bounds[s + 1]] for s in of_document]
-        yield np.concatenate(parts) if parts else np.empty(0, examples.ids.dtype)
 
 
 def make_tasks(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 
 from workbench.encoding import latents_of_rows
-from workbench.errors import UserError, nearest
+from workbench.errors import UserError
+from workbench.labelled_rows import matching_hook_points, read_flat, require_finite
 from workbench.probes import Standardiser
 from workbench.probes.moments import ClassMoments
 
@@ -41,21 +41,15 @@ def choose_hook_points(store: Store, wanted: str | Sequence[str] | None, diction
     UserError
         If a name or pattern matches nothing, or a dictionary reads another hook point.
     """
-    if wanted is None:
-        wanted = dictionary.hook_in if dictionary is not None else "*"
-    chosen: set[str] = set()
-    for pattern in [wanted] if isinstance(wanted, str) else wanted:
-        matched = {name for name in store.hook_points if fnmatchcase(name, pattern)}
-        if not matched:
-            near = nearest(pattern, store.hook_points)
-            raise UserError(f"{store.folder} has no hook point {pattern!r}; nearest: {near}")
-        chosen |= matched
-    if dictionary is not None and chosen != {dictionary.hook_in}:
+    if wanted is None and dictionary is not None:
+        wanted = dictionary.hook_in
+    chosen = matching_hook_points(store, wanted)
+    if dictionary is not None and chosen != [dictionary.hook_in]:
         raise UserError(
             f"dictionary {dictionary.address} reads {dictionary.hook_in}: probe its latents with "
             f"hook_point={dictionary.hook_in}, or leave hook_point out"
         )
-    return [name for name in store.hook_points if name in chosen]
+    return chosen
 
 
 def read_units(context: Context, hook_point: str, rows: np.ndarray, dictionary: Dictionary | None) -> Matrix:
@@ -67,21 +61,11 @@ def read_units(context: Context, hook_point: str, rows: np.ndarray, dictionary: 
         If an activation is not finite: a probe would be about that alone.
     """
     if dictionary is None:
-        X = np.ascontiguousarray(context.store.read(hook_point, rows).reshape(len(rows), -1), dtype=np.float32)
-        _require_finite(X, hook_point, rows)
-        return X
+        return read_flat(context.store, hook_point, rows)
     # latents of a dictionary are mostly silent: dense, they would be `latents / k` times as large
     X = latents_of_rows(context.store, dictionary, rows, context.torch_device)
-    _require_finite(X.data, hook_point, np.repeat(rows, np.diff(X.indptr)))
+    require_finite(X.data, hook_point, np.repeat(rows, np.diff(X.indptr)))
     return X
-
-
-def _require_finite(X: np.ndarray, hook_point: str, rows: np.ndarray) -> None:
-    finite = np.isfinite(X).reshape(len(X), -1).all(axis=1)
-    if not finite.all():
-        raise UserError(
-            f"{hook_point}, row {rows[~finite][0]}: an activation is not finite; capture it in a wider dtype"
-        )
 
 
 @dataclass(frozen=True)
