@@ -116,8 +116,8 @@ def fit_inlp(
     max_rounds : int
         Classifiers erased at most.
     margin : float
-        Go on, even if the interval reaches down to chance, while balanced accuracy lies more than this above it: with
-        few rows the interval alone would stop too early.
+        Once something was erased, go on while balanced accuracy lies more than this above chance, even if its interval
+        reaches down there: with few rows the interval alone would stop too early.
     mean : np.ndarray, optional
         [units] kept in the erased directions; by default the origin, as in the paper.
     rows_of_round : callable, optional
@@ -154,7 +154,8 @@ def fit_inlp(
         rounds.append(Round(basis.shape[1], counts.balanced_interval(held.weights)))
         progress(rounds[-1])
         score = rounds[-1].balanced_accuracy
-        if score.lo <= 1 / n_classes and score.value <= 1 / n_classes + margin:
+        near = score.value <= 1 / n_classes + margin or not basis.shape[1]  # what was never read is left alone
+        if score.lo <= 1 / n_classes and near:
             stopped = "indistinguishable"
             break
         if len(rounds) > max_rounds:

@@ -98,7 +98,7 @@ def test_a_planted_label_is_erased_and_another_stays(result, label, rank, method
     control = score(result, label, f"random {method}")
     assert control["lo"] > control["floor"] + 0.2
     kept = score(result, label, method, "other")
-    assert kept["value"] > 0.85
+    assert kept["value"] > (0.7 if method == "inlp" else 0.9)  # which takes more directions than it must
     found = projection(result, label, method)
     if method != "inlp":
         assert found.rank == rank
@@ -127,7 +127,7 @@ def test_permuted_labels_and_noise_have_nothing_to_erase(result, planted, tmp_pa
     noise = erase(planted, tmp_path, replace(QUICK, hook_point=NOISE))
     rows = noise.tables["projections"].frame.set_index("method")
     assert rows.loc["inlp", "rank"] == 0
-    assert (result.tables["projections"].frame["rank_permuted"] <= 1).all()
+    assert (result.tables["projections"].frame["rank_permuted"] == 0).all()
 
 
 def test_tables_figures_and_words(result):
@@ -231,7 +231,7 @@ def calendar(tmp_path_factory):
     label = f"direction={store.labels['direction'].categories[0]}"
     result = wb.run(
         "nullspace", store=store, label=label, method="leace", nonlinear=False, controls=1, draws=100,
-        live=LiveConfig(tokens=600, examples=3), out=folder / "run",
+        out=folder / "run", **{"live.tokens": 600, "live.examples": 3},
     )  # fmt: skip
     return store, label, result, folder / "run"
 

@@ -11,7 +11,6 @@ import pytest
 
 import workbench as wb
 from workbench.datasets.protocol import Dataset, Document, LabelSpec, Span, SpanLabel
-from workbench.plugins.nullspace import LiveConfig
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +67,7 @@ def test_parentheses_are_erased_from_all_minilm_and_words_stay(tmp_path):
     )  # fmt: skip
     result = wb.run(
         "nullspace", store=store, label="parenthesis", others="continuation", nonlinear=False, controls=1,
-        live=LiveConfig(tokens=2000), out=tmp_path / "run",
+        out=tmp_path / "run", **{"live.tokens": 2000},
     )  # fmt: skip
     assert auc(result, "none", "parenthesis")["value"] > 0.9
     for method in ("leace", "inlp"):
@@ -91,7 +90,7 @@ def test_without_in_string_the_decoder_loses_strings_more_than_code(tmp_path):
     store = wb.capture("zoo:pycode", data="python-stdlib", hooks=hook, rows=30_000, out=tmp_path / "acts")
     result = wb.run(
         "nullspace", store=store, label="in_string", others="is_keyword", nonlinear=False, controls=1, max_rows=10_000,
-        live=LiveConfig(tokens=16_000), out=tmp_path / "run",
+        out=tmp_path / "run", **{"live.tokens": 16_000},
     )  # fmt: skip
     live = result.tables["live"].frame.set_index(["method", "where"])
     for method in ("inlp", "leace"):
