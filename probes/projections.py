@@ -199,6 +199,8 @@ class Projection:
             written = config["fingerprint"]
         except KeyError as missing:
             raise ProbeError(f"{what} is incomplete: {missing.args[0]} is missing") from None
+        except ProbeError as error:
+            raise ProbeError(f"{what} is damaged: {error}") from error
         if found.fingerprint() != written:
             raise ProbeError(f"{what} is damaged: its numbers do not have the fingerprint {written} that it names")
         return found

@@ -61,7 +61,7 @@ class NullspaceConfig:
         False
     )
     nonlinear: Annotated[bool, Option("also fit a small network and an RBF probe on what is left")] = True
-    controls: Annotated[int, Option("random projections of equal rank", ge=1)] = 5
+    controls: Annotated[int, Option("random projections of equal rank, and permutations of the labels", ge=1)] = 5
     max_rows: Annotated[
         int, Option("rows per label, no document and class drowning the others", unit="rows", ge=100)
     ] = 20_000
