@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -51,9 +52,9 @@ def parts(X, codes, seed=0):
     )
 
 
-def accuracy_after(erase, train, test, probe=None):
+def accuracy_after(erase, train, test, probe=LogisticProbe()):  # noqa: B008  # cloned
     """Accuracy on the test rows of a probe fitted anew, the majority rate, half the width of its 95 % interval."""
-    fitted = (probe or LogisticProbe()).fit(erase(train[0]), train[1])
+    fitted = clone(probe).fit(erase(train[0]), train[1])
     hit = (predict_evenly(fitted, erase(test[0])) == test[1]).mean()
     majority = np.bincount(test[1]).max() / len(test[1])
     return hit, majority, 1.96 * np.sqrt(majority * (1 - majority) / len(test[1]))
@@ -62,17 +63,18 @@ def accuracy_after(erase, train, test, probe=None):
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_planted_directions_are_found_and_the_label_is_gone(n_classes):
     train, held, test = parts(*(drawn := planted(n_classes))[:2])
-    inlp = fit_inlp(*train, held, mean=train[0].mean(axis=0))
+    probe = LogisticProbe() if n_classes == 2 else LDAProbe()
+    inlp = fit_inlp(*train, held, classifier=probe, mean=train[0].mean(axis=0))
     leace = fit_leace(label_moments(*train, n_classes))
     assert (leace.rank, inlp.stopped) == (n_classes - 1, "indistinguishable")
     assert largest_angle(leace.removed, drawn[2]) < 5
     assert largest_angle(drawn[2], leace.removed) < 5
     assert largest_angle(drawn[2], inlp.projection.removed) < 5
     assert largest_angle(random_projection(D, leace.rank, np.random.default_rng(0)).removed, drawn[2]) > 45
-    before, majority, half = accuracy_after(lambda rows: rows, train, test)
+    before, majority, half = accuracy_after(lambda rows: rows, train, test, probe)
     assert before > majority + 0.2
     for erase in (leace, inlp.projection):
-        after, majority, half = accuracy_after(erase, train, test)
+        after, majority, half = accuracy_after(erase, train, test, probe)
         assert half < 0.01
         assert abs(after - majority) < half + (0.004 if n_classes == 4 else 0)
 
@@ -102,18 +104,18 @@ def test_leace_is_the_formula_and_inlp_the_naive_sum_of_row_spaces():
     want = np.eye(D) - half @ (inside @ np.linalg.pinv(inside, rcond=1e-9)) @ np.linalg.inv(half)
     assert np.abs(fit_leace(label_moments(X, codes, 3)).matrix - want).max() < 1e-8
 
-    train, held, _ = parts(X, codes)
+    train, held, _ = parts(X, (codes > 0).astype(int))
     inlp = fit_inlp(*train, held, max_rounds=4)
-    P, total = np.eye(D), np.zeros((D, D))
-    for _ in range(inlp.projection.rank // 3 + 1):
-        if np.linalg.matrix_rank(total) >= inlp.projection.rank:
-            break
-        rows = LogisticProbe().fit(train[0] @ P, train[1]).coef_
-        total += np.linalg.pinv(rows, rcond=1e-9) @ rows  # projector onto the row space
+    assert inlp.projection.rank > 2
+    total = np.zeros((D, D))
+    for rank in range(inlp.projection.rank):
         values, vectors = np.linalg.eigh(total)
         spanned = vectors[:, values > 1e-6]
-        P = np.eye(D) - spanned @ spanned.T
-    assert np.abs(inlp.projection.matrix - P).max() < 1e-4  # softmax is fitted to 1e-6
+        assert spanned.shape[1] == rank
+        row = LogisticProbe().fit(train[0] @ (np.eye(D) - spanned @ spanned.T), train[1]).coef_
+        total += row.T @ row / (row @ row.T)  # projector onto the row space
+    spanned = np.linalg.eigh(total)[1][:, D - inlp.projection.rank :]
+    assert np.abs(inlp.projection.matrix - np.eye(D) + spanned @ spanned.T).max() < 1e-5
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.001])
