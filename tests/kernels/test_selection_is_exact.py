@@ -171,6 +171,22 @@ def test_no_latent_is_better_in_float64_than_a_selected_one(kernel, kind, draw):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("rows", "width", "latents", "k"), [(420, 2100, 2048, 8), (401, 1027, 1500, 64)])
+def test_batches_that_a_low_precision_takes(family, draw, same_bits, rows, width, latents, k):
+    """Many rows, chunks of latents and blocks of the width, as `auto` and each screen of the best unit take them."""
+    with use("auto") as best:
+        if best.library is None:
+            pytest.skip("no compiled kernel runs here")
+        unit = best.library.unit
+    task = draw(family, 2, rows, width, latents, k)
+    with use(f"{unit.name}:exact"):
+        want = [part.numpy() for part in topk_encode(task.x, task.W, task.b, k)]
+    for screen in ("auto", *unit.screens[:-1]):
+        with use(f"{unit.name}:{screen}"):
+            same_bits(topk_encode(task.x, task.W, task.b, k), want)
+
+
+@pytest.mark.slow
 def test_ten_thousand_problems(all_kernels, families, draw, by_definition, same_bits):
     numbers = np.random.default_rng(20)
     turn = itertools.cycle(families)
