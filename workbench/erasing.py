@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import safetensors.numpy
 from safetensors import SafetensorError
@@ -77,15 +77,15 @@ def _from_run(folder: Path, name: str) -> Projection:
     return Projection.from_parts(tensors, weights[name]["config"], f"{folder}#{name}")
 
 
-def edit_of(projection: Projection, *, special: bool = False) -> Edit:
+def edit_of(projection: Projection, *, special: bool | Literal["only"] = False) -> Edit:
     """Return an edit that projects activations where the subject runs.
 
     Parameters
     ----------
     projection : Projection
         That erases or keeps.
-    special : bool
-        Project special tokens too; by default they and padding are left as they are.
+    special : bool or "only"
+        Project special tokens too, or nothing but them; by default they are left as they are. Padding always is.
 
     Returns
     -------
@@ -115,7 +115,9 @@ def edit_of(projection: Projection, *, special: bool = False) -> Edit:
                 torch.from_numpy(each.copy()).to(activation.device, dtype) for each in projection.tensors().values()
             )
         removed, readout, mean = held[key]
-        chosen = at.batch.mask if special else at.batch.mask & ~at.batch.special
+        chosen = at.batch.mask
+        if special is not True:
+            chosen = chosen & (at.batch.special if special else ~at.batch.special)
         rows = flat.to(dtype)
         inside = ((rows - mean) @ readout) @ removed.T
         projected = mean + inside if projection.keep_only else rows - inside
@@ -124,7 +126,7 @@ def edit_of(projection: Projection, *, special: bool = False) -> Edit:
     return project
 
 
-def edits_of(projection: Projection, *, special: bool = False) -> dict[str, Edit]:
+def edits_of(projection: Projection, *, special: bool | Literal["only"] = False) -> dict[str, Edit]:
     """Return the edit at the hook point that the projection was fitted on.
 
     Raises

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -85,14 +85,15 @@ def run_live(
         The condition of which tokens and examples are listed.
     """
     sequences, owner, n_documents = drawn_sequences(context, task)
-    edits: dict[str, Edit] = {name: edit_of(erase) for name, erase in conditions.items()}
+    special: bool | Literal["only"] = "only" if context.store.origins["special"].all() else False  # class tokens alone
+    edits: dict[str, Edit] = {name: edit_of(erase, special=special) for name, erase in conditions.items()}
     classes = class_of_tokens(context, task.label)
     bounds = context.store.examples.bounds
     size = len(task.label.classes) + 1
     live = Live("cross-entropy" if subject.causal else "output error", np.zeros((n_documents, size, size)), {})
     for name in (CLEAN, *conditions):
         live.tallies[name] = Tally({each: np.zeros((n_documents, size, size)) for each in QUANTITIES})
-    worst = Worst(subject, context.config.live.examples)
+    worst = Worst(subject, context.config.live.examples, 1 if task.label.binary else 0)
     done = 0
     with context.progress(len(sequences), "sequences", "live") as ticker:
         for chunk in chunks(subject, stored_examples(context.store, sequences.tolist())):
@@ -140,10 +141,7 @@ def drawn_sequences(context: Context, task: Task) -> tuple[np.ndarray, np.ndarra
     group_of[store.origins["document"][rows]] = task.groups[task.at(2)]
     sequences = np.unique(store.origins["sequence"][rows])
     sequences = context.rng(f"live {task.label.name}").permutation(sequences)
-    if store.examples.modality == "text":
-        lengths = np.diff(store.examples.bounds)[sequences]
-    else:
-        lengths = np.bincount(store.origins["sequence"])[sequences]
+    lengths = np.diff(store.examples.bounds)[sequences]
     n = int(np.searchsorted(np.cumsum(lengths), context.config.live.tokens)) + 1
     kept = np.sort(sequences[:n])
     members, owner = np.unique(group_of[store.examples.sequence_document[kept]], return_inverse=True)
@@ -154,9 +152,8 @@ def class_of_tokens(context: Context, label: Labelled) -> np.ndarray:
     """Return the class of every token of the store's sequences, side by side; −1 where it has none or no row."""
     store = context.store
     found = np.full(int(store.examples.bounds[-1]), NO_CLASS)
-    if store.examples.modality == "text":
-        at = store.examples.bounds[store.origins["sequence"]] + store.origins["position"]
-        found[at] = np.where(store.origins["special"], NO_CLASS, label.codes)
+    at = store.examples.bounds[store.origins["sequence"]] + store.origins["position"]
+    found[at] = np.where(store.ordinary, label.codes, NO_CLASS)
     return found
 
 
@@ -205,7 +202,7 @@ def _errors(value: Tensor, clean: Tensor, batch: Batch) -> Predictions:
         moved, length = moved[:, None], length[:, None]
         counted = torch.ones_like(moved, dtype=torch.bool)
     else:
-        counted = batch.mask & ~batch.special
+        counted = batch.mask
     error = (moved / length.clamp_min(1e-30)).cpu().numpy()
     nothing = np.zeros_like(error)
     return Predictions(counted.cpu().numpy(), error, nothing, nothing, nothing, nothing)
@@ -214,8 +211,10 @@ def _errors(value: Tensor, clean: Tensor, batch: Batch) -> Predictions:
 def _cells(of_token: np.ndarray, owner: np.ndarray, counted: np.ndarray, size: int, causal: bool) -> np.ndarray:
     """Return the cell (document, class here, class of the token predicted) of each counted prediction."""
     here, there = (of_token[:, :-1], of_token[:, 1:]) if causal else (of_token, of_token)
-    if here.shape != counted.shape:  # one output for each example: no position, so no class
-        here = there = np.full(counted.shape, NO_CLASS)
+    if here.shape != counted.shape:  # one output for each example: its class, if all of it has one
+        highest = of_token.max(axis=1, keepdims=True)
+        same = (np.where(of_token == NO_CLASS, highest, of_token) == highest).all(axis=1, keepdims=True)
+        here = there = np.where(same, highest, NO_CLASS)
     cells = (owner[:, None] * size + here - NO_CLASS) * size + there - NO_CLASS
     return np.asarray(cells[counted])
 
@@ -227,16 +226,16 @@ def _add(tally: Tally, found: Predictions, cells: np.ndarray) -> None:
 
 
 class Worst:
-    """The predictions that suffer most where the label holds: by token, and one by one."""
+    """The predictions that suffer most where the label holds (has any class): by token, and one by one."""
 
-    def __init__(self, subject: Subject, n_examples: int) -> None:
-        self.subject, self.n_examples = subject, n_examples
+    def __init__(self, subject: Subject, n_examples: int, lowest: int) -> None:
+        self.subject, self.n_examples, self.lowest = subject, n_examples, lowest
         self.change: dict[int, list[float]] = {}
         self.kept: list[tuple[float, dict[str, Any]]] = []
 
     def look(self, batch: Batch, of_token: np.ndarray, clean: Predictions, under: Predictions) -> None:
-        """Look at a batch; the label holds where its class is not the first."""
-        chosen = clean.counted & (of_token[:, :-1] > 0)
+        """Look at a batch, where the class is the lowest that counts or above."""
+        chosen = clean.counted & (of_token[:, :-1] >= self.lowest)
         rise = np.where(chosen, under.loss - clean.loss, -np.inf)
         for token, change in zip(clean.targets[chosen].tolist(), rise[chosen].tolist(), strict=True):
             self.change.setdefault(token, []).append(change)
