@@ -123,15 +123,9 @@ def test_active_is_the_same_as_encode_dense_and_may_be_nothing():
     assert active(make().to(dtype=torch.bfloat16), draw(5, WIDTH, seed=9)).values.dtype == np.float32
 
 
-def test_an_interrupted_encoding_ends_with_the_same_bytes(store, small_shards, tmp_path, monkeypatch, caplog):
-    dictionary = make("jumprelu")
-
-    def contents(codes):
-        folder = store.folder / "codes" / codes.name
-        return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.h5"))}
-
-    whole = encode(store, dictionary, name="whole", batch_rows=64)
-    left = [5]
+def stop_after(n_batches, monkeypatch, store, dictionary, **options):
+    """Encode in batches of 64 rows, interrupted after some."""
+    left = [n_batches]
 
     def failing(*args):
         left[0] -= 1
@@ -142,7 +136,18 @@ def test_an_interrupted_encoding_ends_with_the_same_bytes(store, small_shards, t
     with monkeypatch.context() as patch:
         patch.setattr("workbench.encoding.active", failing)
         with pytest.raises(KeyboardInterrupt):
-            encode(store, dictionary, name="stopped", batch_rows=64)
+            encode(store, dictionary, batch_rows=64, **options)
+
+
+def test_an_interrupted_encoding_ends_with_the_same_bytes(store, small_shards, tmp_path, monkeypatch, caplog):
+    dictionary = make("jumprelu")
+
+    def contents(codes):
+        folder = store.folder / "codes" / codes.name
+        return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.h5"))}
+
+    whole = encode(store, dictionary, name="whole", batch_rows=64)
+    stop_after(5, monkeypatch, store, dictionary, name="stopped")
     assert 0 < store.codes("stopped").n_rows < N_ROWS
     with caplog.at_level(logging.INFO, "workbench"):
         again = encode(store, dictionary, name="stopped", batch_rows=64)
@@ -156,18 +161,7 @@ def test_an_interrupted_encoding_ends_with_the_same_bytes(store, small_shards, t
 
 def test_an_encoding_goes_on_with_batches_of_another_size(store, small_shards, monkeypatch):
     dictionary = make()
-    left = [3]
-
-    def failing(*args):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return active(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("workbench.encoding.active", failing)
-        with pytest.raises(KeyboardInterrupt):
-            encode(store, dictionary, batch_rows=64)
+    stop_after(3, monkeypatch, store, dictionary)
     assert 0 < store.codes("sae-1").n_rows < N_ROWS
     codes = encode(store, dictionary, batch_rows=50)
     assert codes.finished
