@@ -36,8 +36,8 @@ class TrainConfig:
     decay: Annotated[float, Option("share of the training at the end in which it falls to zero", ge=0, le=1)] = 0.2
     schedule: Annotated[Literal["linear", "cosine"], Option("how it falls")] = "linear"
     beta1: Annotated[float, Option("decay of Adam's first moment", ge=0, lt=1)] = 0.9
-    k_start: Annotated[int | None, Option("k at the start, where it is to change; by default k", ge=1)] = None
-    k_anneal: Annotated[float, Option("share of the training in which `k_start` becomes k", ge=0, le=1)] = 0.1
+    k_start: Annotated[int | None, Option("k at the start; by default twice k for topk, k for the others", ge=1)] = None
+    k_anneal: Annotated[float, Option("share of the training in which `k_start` becomes k", ge=0, le=1)] = 0.2
     sparsity_warmup: Annotated[
         float, Option("share of the training in which the sparsity penalty rises to its full weight", ge=0, le=1)
     ] = 0.1

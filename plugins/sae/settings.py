@@ -160,7 +160,7 @@ def choose_settings(config: SaeConfig, width: int, epoch_rows: int, parts: tuple
         decay=train.decay,
         schedule=train.schedule,
         beta1=train.beta1,
-        k_start=train.k_start or k,
+        k_start=train.k_start or (min(2 * k, latents) if architecture == "topk" else k),
         k_anneal=train.k_anneal,
         penalty=config.jumprelu.penalty if architecture == "jumprelu" else "",
         sparsity=sparsity_of(config, k),

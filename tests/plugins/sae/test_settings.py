@@ -77,8 +77,10 @@ def test_k_and_the_penalty_follow_straight_lines():
     settings = choose_settings(SaeConfig(architecture="jumprelu", k=8, train=train), width=64, epoch_rows=10_000)
     assert [settings.k_at(rows) for rows in (0, 2_500, 5_000, 9_999)] == [40, 24, 8, 8]
     assert [settings.sparsity_at(rows) for rows in (0, 1_000, 2_000, 9_999)] == [0, 0.5, 1, 1]
-    steady = choose_settings(SaeConfig(k=8), width=64, epoch_rows=10_000)
+    steady = choose_settings(SaeConfig(architecture="batchtopk", k=8), width=64, epoch_rows=10_000)
     assert {steady.k_at(rows) for rows in range(0, 10_000, 100)} == {8}
+    topk = choose_settings(SaeConfig(k=8, latents=12), width=64, epoch_rows=10_000)  # twice k, if there are as many
+    assert [topk.k_at(round(share * topk.rows)) for share in (0, 0.1, 0.2, 1)] == [12, 10, 8, 8]
 
 
 def test_the_rate_rises_stays_and_falls():
