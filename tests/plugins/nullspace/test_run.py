@@ -6,15 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import workbench as wb
 from workbench.cache import ActivationSpec, ExamplesBuilder, LabelInfo, StoreWriter, open_store
 from workbench.cli import main
 from workbench.context import Context, Inputs
-from workbench.erasing import load_projection
+from workbench.erasing import check_subject, edit_of, edits_of, load_projection
 from workbench.errors import UserError
+from workbench.labelled_rows import DocumentRows
 from workbench.plugins.nullspace import LiveConfig, Nullspace, NullspaceConfig
+from workbench.plugins.nullspace.live import drawn_sequences
+from workbench.plugins.nullspace.tasks import make_task
 from workbench.probes import Projection, largest_angle
+from workbench.splice import stored_examples
 
 HOOK, NOISE = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 N_DOCUMENTS, N_TOKENS, WIDTH = 80, 40, 16
@@ -248,12 +253,7 @@ def calendar(tmp_path_factory):
 
 
 def test_a_saved_projection_is_an_edit_of_the_live_model(calendar):
-    """Losses in the table are those of a naive loop over the documents with the loaded projection as an edit."""
-    import torch
-
-    from workbench.erasing import check_subject, edit_of, edits_of
-    from workbench.splice import splice_losses, stored_examples
-
+    """It projects ordinary positions, as it does plain rows, and nothing else; on other weights it is refused."""
     store, label, result, run = calendar
     subject = wb.load_subject("zoo:calendar")
     erase = wb.load_projection(run)
@@ -278,14 +278,37 @@ def test_a_saved_projection_is_an_edit_of_the_live_model(calendar):
     assert whole["n"] + 200 >= 600
     assert whole["lo"] <= whole["rise"] <= whole["hi"]
     assert whole["divergence"] > 0
-    losses = splice_losses(subject, stored_examples(store, [0, 1, 2]), {"leace": edits})
-    assert (losses.loss["leace"] != losses.loss["clean"]).all()
     with pytest.raises(UserError, match="fitted on zoo:calendar"):
         check_subject(erase.described(subject_fingerprint="0" * 32), subject)
     with pytest.raises(UserError, match="does not say which hook point"):
         edits_of(Projection.orthogonal(np.eye(3)))
     with pytest.raises(UserError, match="takes 3 units at each position"):
         subject.run(batch, edits={HOOK: edit_of(Projection.orthogonal(np.eye(3)))})
+
+
+def test_live_losses_are_those_of_a_loop_over_single_predictions(calendar, tmp_path):
+    store, label, result, run = calendar
+    subject, erase = wb.load_subject("zoo:calendar"), wb.load_projection(run)
+    config = NullspaceConfig(label=label, live=LiveConfig(tokens=600))
+    context = Context(config, Inputs(store=store), "cpu", 0, tmp_path, logging.getLogger("workbench.test"))
+    task = make_task(DocumentRows(store, 0), label, config.max_rows, context.log, None)
+    origins = store.origins
+    losses = {("none", "at yes"): [], ("leace", "at yes"): [], ("none", "everywhere"): [], ("leace", "everywhere"): []}
+    for sequence in drawn_sequences(context, task)[0]:
+        batch = subject.batch(stored_examples(store, [sequence]))
+        ways = {"none": subject.run(batch).value, "leace": subject.intervene(batch, edits_of(erase))}
+        for row in np.flatnonzero((origins["sequence"] == sequence) & ~origins["special"]):
+            at = int(origins["position"][row])
+            if at + 1 < batch.inputs.shape[1]:
+                for way, logits in ways.items():
+                    loss = -float(logits[0, at].log_softmax(-1)[batch.inputs[0, at + 1]])
+                    losses[way, "everywhere"].append(loss)
+                    if task.label.codes[row] == 1:
+                        losses[way, "at yes"].append(loss)
+    live = result.tables["live"].frame.set_index(["method", "where"])
+    for key, values in losses.items():
+        assert live.loc[key, "n"] == len(values) > 20
+        assert live.loc[key, "loss"] == pytest.approx(np.mean(values), rel=1e-4)
 
 
 @pytest.mark.parametrize(
