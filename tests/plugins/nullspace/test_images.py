@@ -16,6 +16,8 @@ from workbench.subjects.images import ImageProcessor
 from workbench.subjects.vit import VisionArchitecture, VisionTransformer
 from workbench.subjects.vit_subject import VisionSubject
 
+pytestmark = pytest.mark.slow
+
 HOOK = "blocks.0.hook_resid_post"
 
 
