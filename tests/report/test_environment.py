@@ -10,6 +10,7 @@ from workbench.report.environment import heading
     [
         ("explained_variance", "Explained variance"),
         ("mse", "MSE"),
+        ("how-to-read", "How to read"),
         ("auc.in_string.k1", "auc.in_string.k1"),
         ("units-of-blocks.2.mlp.hook_post", "Units of blocks.2.mlp.hook_post"),
         ("best-units", "Best units"),
