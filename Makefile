@@ -25,7 +25,7 @@ slow: $(READY)  ## tests that take minutes
 	$(VENV)/bin/pytest -m "slow and not gpu and not network" --numprocesses auto --dist loadfile
 
 crash: $(READY)  ## fault injection
-	$(VENV)/bin/pytest -m crash
+	$(VENV)/bin/pytest -m crash --numprocesses auto
 
 shim: $(READY)  ## CUDA kernels: through nvcc where there is one, and on the CPU under sanitizers (needs g++)
 	WORKBENCH_SHIM=sanitized ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SANITIZERS)" \
