@@ -24,6 +24,11 @@ LN2, MLP_OUT, MID, POST = (
 )
 
 
+def slow(architecture):
+    """Leave an architecture to the slow tests."""
+    return pytest.param(architecture, marks=pytest.mark.slow)
+
+
 def planted(widths, seed=100):
     """Return unit features of each width, and rows of each that have the same activations: 2 of 24 on average."""
     generator = torch.Generator().manual_seed(seed)
@@ -56,7 +61,7 @@ def fit(batch, reads, writes, architecture="topk", rows=120_000, latents=36) -> 
 
 
 # --- transcoders -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "standard"])
+@pytest.mark.parametrize("architecture", ["topk", slow("jumprelu"), slow("standard")])
 def test_a_transcoder_finds_what_is_written_for_what_is_read(architecture):
     (read, written), _, (x, y) = planted([20, 28])
     y = 7 * y + 3  # another scale and another mean
@@ -77,7 +82,7 @@ def test_a_transcoder_finds_nothing_where_what_is_written_does_not_follow():
 
 
 # --- crosscoders -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "standard"])
+@pytest.mark.parametrize("architecture", ["topk", slow("batchtopk"), slow("standard")])
 def test_a_crosscoder_tells_shared_features_from_those_of_one_hook_point(architecture):
     (one, other), codes, _ = planted([20, 28])
     shared, alone = slice(0, 8), slice(8, 16)  # and the others in the second hook point alone
