@@ -83,8 +83,8 @@ def heading(name: str) -> str:
     """Read a name as words; what has dots in it (``auc.in_string.k1``, a hook point) is a name and stays as it is."""
     words = [word if "." in word else word.replace("_", " ") for word in name.split("-")]
     if "." not in words[0]:
-        short = len(words[0]) <= 3 and words[0] != "how"  # MSE, L0
-        words[0] = words[0].upper() if short else words[0][:1].upper() + words[0][1:]
+        alone = len(words) == 1 and len(words[0]) <= 3  # MSE, L0
+        words[0] = words[0].upper() if alone else words[0][:1].upper() + words[0][1:]
     return " ".join(words)
 
 
