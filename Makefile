@@ -13,7 +13,7 @@ endif
 
 SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)
 
-.PHONY: demo test slow crash shim check constraints
+.PHONY: demo test slow long crash shim check constraints
 
 demo: $(READY)  ## set up, then the main job: capture, train, probe, report
 	$(PYTHON) -m workbench demo
@@ -22,7 +22,10 @@ test: $(READY)  ## set up, then the tests that end in three minutes
 	$(VENV)/bin/pytest --numprocesses auto --dist loadfile
 
 slow: $(READY)  ## tests that take minutes
-	$(VENV)/bin/pytest -m "slow and not gpu and not network" --numprocesses auto --dist loadfile
+	$(VENV)/bin/pytest -m "slow and not long and not gpu and not network" --numprocesses auto --dist loadfile
+
+long: $(READY)  ## methods over many seeds, subjects and sizes; not part of every CI run
+	$(VENV)/bin/pytest -m "long and not gpu and not network" --numprocesses auto --dist loadfile
 
 crash: $(READY)  ## fault injection
 	$(VENV)/bin/pytest -m crash --numprocesses auto
