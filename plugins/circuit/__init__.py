@@ -1,0 +1,1 @@
+"""Circuits: which heads, MLPs and connections of a subject model carry out a task."""
