@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from workbench.encoding import encode
     from workbench.erasing import load_projection
     from workbench.execution import run
+    from workbench.lenses import logit_lens
+    from workbench.logit_attribution import direct_logit_attribution
     from workbench.reconstructing import reconstruct
     from workbench.repairing import repair_store
     from workbench.runs import load_run
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "capture",
+    "direct_logit_attribution",
     "encode",
     "export_store",
     "import_store",
@@ -36,6 +39,7 @@ __all__ = [
     "load_projection",
     "load_run",
     "load_subject",
+    "logit_lens",
     "open_store",
     "reconstruct",
     "repair_store",
@@ -44,6 +48,7 @@ __all__ = [
 
 _HOME = {
     "capture": "workbench.capturing",
+    "direct_logit_attribution": "workbench.logit_attribution",
     "encode": "workbench.encoding",
     "export_store": "workbench.store_formats.exporting",
     "import_store": "workbench.store_formats.importing",
@@ -52,6 +57,7 @@ _HOME = {
     "load_projection": "workbench.erasing",
     "load_run": "workbench.runs",
     "load_subject": "workbench.subjects.sources",
+    "logit_lens": "workbench.lenses",
     "open_store": "workbench.cache",
     "reconstruct": "workbench.reconstructing",
     "repair_store": "workbench.repairing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -282,6 +282,63 @@ class Dictionary:
         from workbench.splice import edits_of
 
         return edits_of(self, special=special)
+
+    def steer(self, latent: int, by: float, *, special: bool = False) -> dict[str, Edit]:
+        """Return edits that add a latent's direction, as if its activation were `by` higher.
+
+        Parameters
+        ----------
+        latent : int
+            0 to latents - 1.
+        by : float
+            In the latent's own units (its activations tell what is much); may be negative.
+        special : bool
+            At special tokens too.
+
+        Returns
+        -------
+        dict of str to function
+            For ``subject.run(batch, edits=...)`` and ``subject.generate(prompt, edits=...)``.
+
+        Raises
+        ------
+        UserError
+            If there is no such latent; see also `edits`.
+        """
+        from workbench.latent_edits import steering
+
+        return steering(self, latent, by, special=special)
+
+    def clamp(self, latent: int, to: float, *, special: bool = False) -> dict[str, Edit]:
+        """Return edits that hold a latent at an activation, whatever it would be; the dictionary's error is kept.
+
+        Parameters
+        ----------
+        latent : int
+            0 to latents - 1.
+        to : float
+            In the latent's own units.
+        special : bool
+            At special tokens too.
+        """
+        from workbench.latent_edits import clamping
+
+        return clamping(self, {latent: to}, special=special)
+
+    def ablate(self, latents: int | Iterable[int], *, special: bool = False) -> dict[str, Edit]:
+        """Return edits that take away what some latents write and leave all else, the dictionary's error included.
+
+        Parameters
+        ----------
+        latents : int or several
+            0 to latents - 1 each.
+        special : bool
+            At special tokens too.
+        """
+        from workbench.latent_edits import clamping
+
+        chosen = [latents] if isinstance(latents, int) else list(latents)
+        return clamping(self, dict.fromkeys(chosen, 0.0), special=special)
 
     def check_subject(self, subject: Subject, *, other: bool = False) -> None:
         """Refuse a subject that this dictionary was not trained on.

@@ -4,6 +4,7 @@ Results and runs call these functions from `_repr_html_`. Stores, subject models
 their display is registered with IPython (`register`). Nothing heavy is imported before something is shown.
 """
 
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench.cache import Store
     from workbench.dictionary import Dictionary
+    from workbench.generation import Generation
     from workbench.results import Array, Figure, Metric, Result, Table
     from workbench.runs import Run
     from workbench.subjects.protocol import Subject
@@ -139,6 +141,19 @@ def dictionary_html(dictionary: "Dictionary") -> str:
             ("activation", active),
             ("subject model", dictionary.subject_address or dictionary.subject_fingerprint or "unknown"),
         ],
+    )
+
+
+def generation_html(generation: "Generation") -> str:
+    """Return the HTML of a continuation: the prompt, what was written, and how likely each token was."""
+    import pandas
+
+    chances = [f"{math.exp(each):.3f}" for each in generation.log_probabilities]
+    pieces = pandas.DataFrame({"token": [repr(each)[1:-1] for each in generation.pieces], "probability": chances})
+    return _fragment(
+        title="Generation",
+        facts=[("prompt", generation.prompt), ("written", generation.text)],
+        tables=[_frame("tokens", pieces)],
     )
 
 

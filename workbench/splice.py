@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,6 +102,31 @@ def edits_of(dictionary: Dictionary, *, special: bool = False) -> dict[str, Edit
     """Return edits that put a reconstruction where it belongs, wherever it is read; see `Dictionary.edits`."""
     if dictionary.hook_in == dictionary.hook_out and len(dictionary.hooks_in) == 1:
         return {dictionary.hook_out: reconstruction_of(dictionary, special=special)}
+    return rewriting(dictionary, lambda held, x, there: held.reconstruct(x), special=special)
+
+
+Rewrite = Callable[["Dictionary", Tensor, Tensor], Tensor]
+
+
+def rewriting(dictionary: Dictionary, rewrite: Rewrite, *, special: bool = False) -> dict[str, Edit]:
+    """Return edits that rewrite what a dictionary reconstructs, from what it reads in the same forward pass.
+
+    Parameters
+    ----------
+    dictionary : Dictionary
+        Of any kind that reconstructs one hook point.
+    rewrite : function
+        ``rewrite(dictionary, x, there)`` gets the dictionary on the activations' device, the rows that it reads
+        [rows, width] and those that stand where it writes [rows, width of hook_out], and returns the latter anew.
+    special : bool
+        Rewrite special tokens too.
+
+    Raises
+    ------
+    UserError
+        For a dictionary that reconstructs several hook points; when used, if a hook point that is read comes after the
+        one that is written, or has another width.
+    """
     if len(dictionary.hooks_out) > 1:
         raise UserError(
             f"dictionary {dictionary.address} reconstructs {dictionary.hook_out} at once: in one forward pass there is "
@@ -117,6 +142,8 @@ def edits_of(dictionary: Dictionary, *, special: bool = False) -> dict[str, Edit
         return activation
 
     def put(activation: Tensor, at: At) -> Tensor:
+        if at.hook_point.name in dictionary.hooks_in:
+            remember(activation, at)
         flat = activation.flatten(2)
         for hook in dictionary.hooks_in:
             if hook not in read or read[hook][0] is not at.batch:
@@ -131,7 +158,7 @@ def edits_of(dictionary: Dictionary, *, special: bool = False) -> dict[str, Edit
             )
         x = dictionary.rows_in({hook: rows.to(flat.device) for hook, (_, rows) in read.items()})
         spliced = flat.clone()
-        spliced[chosen(at)] = dictionary.to(flat.device).reconstruct(x).to(flat.dtype)
+        spliced[chosen(at)] = rewrite(dictionary.to(flat.device), x, flat[chosen(at)]).to(flat.dtype)
         read.clear()
         return spliced.view_as(activation)
 

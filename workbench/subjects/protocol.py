@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from workbench.generation import Generation
+
 Modality = Literal["text", "vision"]
 
 
@@ -246,6 +248,27 @@ class Subject(ABC):
         value = self.run(batch, edits=edits).value
         assert value is not None
         return value
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 20,
+        temperature: float = 0.0,
+        stop: str | None = None,
+        edits: Edits | None = None,
+        seed: int = 0,
+    ) -> Generation | list[Generation]:
+        """Let a causal language model go on from a prompt, or from each of several.
+
+        ``subject.generate("four days after Monday it is", max_new_tokens=1, edits=dictionary.steer(12, by=8.0))``;
+        see `workbench.generation.generate`.
+        """
+        from workbench.generation import generate
+
+        return generate(
+            self, prompts, max_new_tokens=max_new_tokens, temperature=temperature, stop=stop, edits=edits, seed=seed
+        )
 
     def expand(self, hook_points: Iterable[str]) -> list[str]:
         """Resolve names and ``*`` patterns to hook points, in forward order, without repeats.
