@@ -127,7 +127,7 @@ def test_a_bit_flipped_anywhere_is_found(store_folder, arrays):
     harm_everywhere(store_folder, arrays, some)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_fifth_byte_of_a_shard_is_covered(store_folder, arrays):
     harm_everywhere(store_folder, arrays, lambda n_bytes: [(place, place % 8) for place in range(0, n_bytes, 5)])
 

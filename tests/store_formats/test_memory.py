@@ -55,14 +55,19 @@ def folder(tmp_path_factory):
             path.unlink()  # three gigabytes
 
 
-@pytest.mark.parametrize("to", ["npy", "safetensors", "saelens"])
+LONG = pytest.mark.long  # one of a kind runs each time, the others at length
+
+
+@pytest.mark.parametrize("to", ["npy", pytest.param("safetensors", marks=LONG), pytest.param("saelens", marks=LONG)])
 def test_of_an_export_and_its_import(folder, to):
     grown = grows(f"export_store({str(folder / 'acts')!r}, to={to!r}, out={str(folder / to)!r})")
     assert grown < LIMIT_MB
     assert grows(f"import_store({str(folder / to)!r}, out={str(folder / f'back-{to}')!r})") < LIMIT_MB
 
 
-@pytest.mark.parametrize("name", ["x.npy", "columns.npy", "x.pt", "x.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["x.npy", *(pytest.param(name, marks=LONG) for name in ("columns.npy", "x.pt", "x.safetensors"))]
+)
 def test_of_an_import(folder, name):
     assert grows(f"import_store({str(folder / name)!r}, out={str(folder / f'of-{name}')!r})") < LIMIT_MB
 

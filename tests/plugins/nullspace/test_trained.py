@@ -12,7 +12,7 @@ import pytest
 import workbench as wb
 from workbench.datasets.protocol import Dataset, Document, LabelSpec, Span, SpanLabel
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 class Docstrings(Dataset):
