@@ -128,3 +128,27 @@ def test_importing_is_light():
     line = f"import json, sys, workbench.results; print(json.dumps([m for m in {heavy} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_parts_are_pandas_xarray_and_matplotlib(tmp_path):
+    import matplotlib.figure
+    import pandas
+    import xarray
+
+    result = Result()
+    result.add_table("t", pandas.DataFrame({"layer": [0, 1], "loss": [2.0, 1.0]}), description="By layer.")
+    result.add_array("a", xarray.DataArray([1.0, 2.0], dims=["layer"]), description="By layer.", unit="nats")
+    figure = matplotlib.figure.Figure()
+    figure.subplots().plot([0, 1])
+    result.add_figure("f", figure, description="A line.")
+    result.save(tmp_path)
+    for held in (result, Result.load(tmp_path)):
+        table = held.tables["t"]
+        assert isinstance(table, pandas.DataFrame)
+        assert (table.description, type(table.head(1)), table.loc[1, "loss"]) == ("By layer.", pandas.DataFrame, 1.0)
+        assert isinstance(held.arrays["a"], xarray.DataArray)
+        assert held.arrays["a"].attrs == {"description": "By layer.", "units": "nats"}
+    result.figures["f"].axes[0].set_title("mine")
+    assert figure.axes[0].get_title() == "mine"
+    with pytest.raises(AttributeError, match="axes: a loaded result has figures as images"):
+        _ = Result.load(tmp_path).figures["f"].axes

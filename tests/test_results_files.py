@@ -70,9 +70,8 @@ def test_everything_comes_back(saved):
         pandas.testing.assert_frame_equal(loaded.tables[name].frame, table.frame)
         assert (loaded.tables[name].units, loaded.tables[name].description) == (table.units, table.description)
     for name, array in made.arrays.items():
-        xr.testing.assert_identical(loaded.arrays[name].data, array.data)
-        assert loaded.arrays[name].data.dtype == array.data.dtype
-        assert (loaded.arrays[name].unit, loaded.arrays[name].description) == (array.unit, array.description)
+        xr.testing.assert_identical(loaded.arrays[name], array)
+        assert loaded.arrays[name].dtype == array.dtype
     torch.testing.assert_close(loaded.weights["sae"]["W"], made.weights["sae"]["W"], rtol=0, atol=0)
     assert loaded.weights["sae"].description == "w"
     assert loaded.sections == made.sections

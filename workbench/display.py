@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from workbench.cache import Store
     from workbench.dictionary import Dictionary
     from workbench.generation import Generation
-    from workbench.results import Array, Figure, Metric, Result, Table
+    from workbench.results import Figure, Metric, Result
+    from workbench.results_table import Table
     from workbench.runs import Run
     from workbench.subjects.protocol import Subject
 
@@ -32,13 +33,6 @@ def table_html(table: "Table") -> str:
     return _fragment(tables=[_table("", table, is_open=True)])
 
 
-def array_html(array: "Array") -> str:
-    """Return an array's HTML: description and unit above what xarray shows."""
-    facts = [("array", array.description), ("unit", array.unit or "none")]
-    shown: Any = array.data  # xarray's own method has no annotations
-    return _fragment(facts=facts) + str(shown._repr_html_())
-
-
 def figure_html(figure: "Figure") -> str:
     """Return a figure's HTML: the image and its caption."""
     return _fragment(figures=[_figure("", figure)])
@@ -47,7 +41,7 @@ def figure_html(figure: "Figure") -> str:
 def result_html(result: "Result") -> str:
     """Return a result's HTML: metrics, figures, the first rows of its tables, what else there is, the report."""
     others = [
-        ("arrays", ", ".join(f"{name} {list(array.data.shape)}" for name, array in result.arrays.items())),
+        ("arrays", ", ".join(f"{name} {list(array.shape)}" for name, array in result.arrays.items())),
         ("weights", ", ".join(f"{name} ({', '.join(tensors)})" for name, tensors in result.weights.items())),
         ("sections", ", ".join(result.sections)),
         ("figures not shown", ", ".join(list(result.figures)[_FIGURES:])),
@@ -228,7 +222,7 @@ def _table(name: str, table: "Table", *, is_open: bool = False, max_rows: int = 
 
 
 def _frame(name: str, frame: Any, *, is_open: bool = False, max_rows: int = 40) -> dict[str, Any]:
-    from workbench.results import Table
+    from workbench.results_table import Table
 
     return _table(name, Table(frame, f"({len(frame)})"), is_open=is_open, max_rows=max_rows)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from workbench.results_parts import Array, Figure, Metric, Section, Table, Weights
+from workbench.results_parts import Figure, Metric, Section, Weights
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import torch
     import xarray
 
-__all__ = ["Array", "Figure", "Metric", "Result", "Section", "Table", "Weights"]
+    from workbench.results_table import Table
+
+__all__ = ["Figure", "Metric", "Result", "Section", "Weights"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
@@ -32,6 +34,15 @@ class Result:
 
     Attributes
     ----------
+    metrics : dict of str to Metric
+    tables : dict of str to pandas.DataFrame
+        With a ``description`` and ``units`` by column.
+    arrays : dict of str to xarray.DataArray
+        With ``attrs["description"]`` and ``attrs["units"]``.
+    figures : dict of str to Figure
+        matplotlib's, to be restyled; images in a loaded result.
+    weights, sections : dict
+        Tensors of models, and components of the report.
     folder : Path or None
         Where the result was last saved to or loaded from.
 
@@ -44,8 +55,8 @@ class Result:
     """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
-    tables: dict[str, Table] = field(default_factory=dict)
-    arrays: dict[str, Array] = field(default_factory=dict)
+    tables: "dict[str, Table]" = field(default_factory=dict)
+    arrays: "dict[str, xarray.DataArray]" = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
@@ -118,7 +129,9 @@ class Result:
             raise ValueError(f"table {name!r}: columns must be unique strings, not {columns}")
         if unknown := sorted(set(units or {}) - set(columns)):
             raise ValueError(f"table {name!r}: units for {unknown}, which are not among its columns {columns}")
-        self.tables[name] = Table(frame.copy(), description, dict(units or {}))
+        from workbench.results_table import Table
+
+        self.tables[name] = Table(frame.copy(), description, units)
 
     def add_array(self, name: str, data: "xarray.DataArray", *, description: str, unit: str = "") -> None:
         """Add an array with named axes.
@@ -150,7 +163,9 @@ class Result:
         for part, values in {"entries": data, **data.coords}.items():
             if not _storable(values.values):
                 raise TypeError(f"array {name!r}: {part} of type {values.dtype} are no numbers, truth values or text")
-        self.arrays[name] = Array(data, description, unit)
+        held = data.copy(deep=False)
+        held.attrs = {"description": description, "units": unit}
+        self.arrays[name] = held
 
     def add_figure(self, name: str, figure: "matplotlib.figure.Figure", *, description: str) -> None:
         """Add a figure made without pyplot (`workbench.report.new_figure`, or `matplotlib.figure.Figure`).

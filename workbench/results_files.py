@@ -25,7 +25,8 @@ import pyarrow.parquet
 import xarray
 
 from workbench.errors import UserError
-from workbench.results import Array, Figure, Metric, Result, Section, Table, Weights
+from workbench.results import Figure, Metric, Result, Section, Weights
+from workbench.results_table import Table
 
 SCHEMA = 1
 _SUFFIXES = {
@@ -90,7 +91,7 @@ def load_result(folder: Path) -> Result:
     index = read_index(folder)
     for name, about in index["arrays"].items():
         data = _read(folder / "arrays" / f"{name}.h5", _array_from_file)
-        result.arrays[name] = Array(data, about["description"], about["unit"])
+        result.arrays[name] = data.assign_attrs(description=about["description"], units=about["unit"])
     for name, about in index["weights"].items():
         tensors = _read(folder / "weights" / f"{name}.safetensors", _tensors_from_file)
         result.weights[name] = Weights(tensors, about["description"], about["config"])
@@ -156,11 +157,11 @@ def _index(result: Result) -> dict[str, Any]:
         },
         "arrays": {
             name: {
-                "description": array.description,
-                "unit": array.unit,
-                "axes": list(array.data.dims),
-                "shape": list(array.data.shape),
-                "dtype": str(array.data.dtype),
+                "description": array.attrs["description"],
+                "unit": array.attrs["units"],
+                "axes": list(array.dims),
+                "shape": list(array.shape),
+                "dtype": str(array.dtype),
             }
             for name, array in result.arrays.items()
         },
@@ -219,11 +220,10 @@ def _write_table(path: Path, name: str, table: Table) -> None:
         pyarrow.parquet.write_table(arrow.cast(pyarrow.schema(fields, metadata=about)), part)
 
 
-def _write_array(path: Path, array: Array) -> None:
-    data = array.data
+def _write_array(path: Path, data: xarray.DataArray) -> None:
     with _replacing(path) as part, h5py.File(part, "w") as file:
         values = _create(file, "values", data.values)
-        values.attrs.update({"description": array.description, "units": array.unit, "name": str(data.name or "")})
+        values.attrs.update({**data.attrs, "name": str(data.name or "")})
         for axis, name in enumerate(data.dims):
             values.dims[axis].label = name
         for name, coordinate in sorted(data.coords.items(), key=lambda item: str(item[0])):

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import matplotlib.figure
-    import pandas
     import torch
-    import xarray
 
 
 @dataclass(frozen=True)
@@ -41,36 +39,8 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A pandas table with a description, and a unit for each column that has one."""
-
-    frame: "pandas.DataFrame"
-    description: str
-    units: Mapping[str, str] = field(default_factory=dict)
-
-    def _repr_html_(self) -> str:
-        from workbench.display import table_html
-
-        return table_html(self)
-
-
-@dataclass(frozen=True)
-class Array:
-    """An xarray array (named axes, coordinates) with a description and the unit of its values."""
-
-    data: "xarray.DataArray"
-    description: str
-    unit: str = ""
-
-    def _repr_html_(self) -> str:
-        from workbench.display import array_html
-
-        return array_html(self)
-
-
-@dataclass(frozen=True)
 class Figure:
-    """A figure and its caption.
+    """A figure and its caption; whatever a matplotlib figure can do, this can (``result.figures["curve"].axes``).
 
     Attributes
     ----------
@@ -93,6 +63,15 @@ class Figure:
     def png(self) -> bytes:
         """Return the figure as a PNG file: the same bytes for the same figure."""
         return self._image("png")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self.figure is None:
+            raise AttributeError(
+                f"{name}: a loaded result has figures as images, svg() and png(); draw from its tables"
+            )
+        return getattr(self.figure, name)
 
     def _image(self, form: str) -> bytes:
         if self.figure is None:

@@ -7,7 +7,7 @@ import pandas
 from pandas.api import types
 
 from workbench.report.numbers import UNDEFINED, column
-from workbench.results import Table
+from workbench.results_table import Table
 
 MAX_ROWS = 2000  # in the page; the whole table is in its Parquet file
 

@@ -55,8 +55,8 @@ def test_latents_are_attributed_to_the_heads_their_features_are_planted_in(plant
     best = (features.flatten(1) @ torch.nn.functional.normalize(W_dec, dim=1).T).max(1)
     assert float(best.values.mean()) > 0.95
     latents = best.indices.numpy()
-    by_weights = result.arrays["decoder-shares"].data.values[latents]
-    by_score = result.arrays["score-parts"].data.values[latents]
+    by_weights = result.arrays["decoder-shares"].values[latents]
+    by_score = result.arrays["score-parts"].values[latents]
     truth = np.arange(20) // 5
     assert (by_weights[:20].argmax(1) == truth).mean() > 0.9
     assert (by_score[:20].argmax(1) == truth).mean() > 0.9
@@ -65,7 +65,7 @@ def test_latents_are_attributed_to_the_heads_their_features_are_planted_in(plant
     assert by_weights[20:].max(1).mean() < 0.5
     at_random = decoder_shares(torch.randn(200, HEADS * D_HEAD, generator=torch.Generator().manual_seed(0)), HEAD_PARTS)
     assert at_random.max(1).mean() < 0.45
-    assert list(result.arrays["decoder-shares"].data.coords["part"].values) == [f"head {head}" for head in range(HEADS)]
+    assert list(result.arrays["decoder-shares"].coords["part"].values) == [f"head {head}" for head in range(HEADS)]
     assert "decoder-shares" in result.figures
 
 
@@ -92,4 +92,4 @@ def test_what_each_head_adds_equals_a_loop_and_sums_to_the_score(planted, result
 def test_a_hook_point_without_heads_has_no_parts(store, planted, result):
     assert parts_of(store, tuple(store.hook_points)) is None
     assert parts_of(planted[1], (Z,)) == HEAD_PARTS
-    assert np.allclose(result.arrays["decoder-shares"].data.sum("part"), 1)
+    assert np.allclose(result.arrays["decoder-shares"].sum("part"), 1)

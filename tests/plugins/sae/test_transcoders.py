@@ -188,10 +188,10 @@ def test_a_run_trains_a_crosscoder(context, store_of_five, subject, caplog, tmp_
     table = result.tables["hook-points"].frame.set_index("hook point")
     assert list(table.index) == [MID, POST]
     assert (table["dictionary"] > table["random"] + 0.15).all()
-    shares = result.arrays["decoder-shares"].data
+    shares = result.arrays["decoder-shares"]
     assert shares.shape == (64, 2)
     assert float(abs(shares.sum("part") - 1).max()) < 1e-6
-    assert set(result.arrays["score-parts"].data.coords["part"].values) == {MID, POST}
+    assert set(result.arrays["score-parts"].coords["part"].values) == {MID, POST}
     result.save(tmp_path / "run")
     dictionary = load_dictionary(tmp_path / "run")
     assert dictionary.hooks_in == dictionary.hooks_out == (MID, POST)
