@@ -19,7 +19,7 @@ app = typer.Typer(help="Small subject models that ship with the package.", no_ar
 
 @app.command("list")
 def list_subjects(json: options.Json = False) -> None:
-    """List the subjects, with what the record of their training says."""
+    """List the subjects, with what the record of their training, or of their construction, says."""
     from workbench.zoo.shelf import zoo_names, zoo_record
 
     records = [zoo_record(name) for name in zoo_names()]
@@ -27,7 +27,8 @@ def list_subjects(json: options.Json = False) -> None:
         print_json(records)
         return
     rows = [
-        (r["name"], f"{r['n_parameters'] / 1e6:.1f} M", r["recipe"]["steps"], r["about"], r["summary"]) for r in records
+        (r["name"], f"{r['n_parameters'] / 1e6:.1f} M", r.get("recipe", {}).get("steps", 0), r["about"], r["summary"])
+        for r in records
     ]
     print_table("", ("address", "parameters", "steps", "what it is", "how good it is"), rows)
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError, nearest
+from workbench.zoo.planted import LISTED, is_planted, planted_record
 
 WEIGHTS = Path(__file__).parent / "weights"
 FILES = ("model.safetensors", "tokenizer.json", "architecture.json", "record.json")
 
 
 def zoo_names() -> list[str]:
-    """Return the names of the subjects that ship, sorted."""
-    return sorted(folder.name for folder in WEIGHTS.iterdir() if is_whole(folder))
+    """Return the names of the subjects that ship, and of a few that are constructed when loaded; sorted."""
+    return sorted([*(folder.name for folder in WEIGHTS.iterdir() if is_whole(folder)), *LISTED])
 
 
 def is_whole(folder: Path) -> bool:
@@ -45,6 +46,8 @@ def zoo_folder(name: str) -> Path:
 
 
 def zoo_record(name: str) -> dict[str, Any]:
-    """Return the record of a subject's training; see `zoo_folder` for the name."""
+    """Return the record of a subject's training; see `zoo_folder` for the name. Of a planted one: what it is."""
+    if is_planted(name):
+        return planted_record(name)
     record: dict[str, Any] = json.loads((zoo_folder(name) / "record.json").read_text(encoding="utf-8"))
     return record

@@ -18,6 +18,7 @@ from workbench.subjects.protocol import Batch, TokenWindow
 from workbench.subjects.sources import resolve_device
 from workbench.subjects.stacked import StackedSubject
 from workbench.subjects.tokenization import pad_windows
+from workbench.zoo.planted import is_planted
 from workbench.zoo.shelf import zoo_folder, zoo_names, zoo_record
 from workbench.zoo.text import ZooText
 
@@ -80,7 +81,7 @@ def load_zoo(name: str, device: str = "auto", dtype: str | None = None) -> ZooSu
     Parameters
     ----------
     name : str
-        A shipped one (``pycode``), or a folder that `workbench zoo train` wrote.
+        A shipped one (``pycode``), a folder that `workbench zoo train` wrote, or a planted one (``planted-ioi-3``).
     device : str
         ``auto``, ``cpu`` or ``cuda:N``.
     dtype : str, optional
@@ -91,6 +92,10 @@ def load_zoo(name: str, device: str = "auto", dtype: str | None = None) -> ZooSu
     UserError
         For an unknown name or an absent device.
     """
+    if is_planted(name):
+        from workbench.zoo.planted_weights import load_planted
+
+        return load_planted(name, device, dtype)
     folder = zoo_folder(name)
     network = Decoder(read_architecture(folder / "architecture.json"))
     network.load_state_dict({key: value.float() for key, value in load_file(folder / "model.safetensors").items()})
