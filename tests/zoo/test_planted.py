@@ -159,6 +159,7 @@ def test_no_prompt_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_is_the_attention_only_model_of_transformer_lens():
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
