@@ -15,12 +15,13 @@ import platformdirs
 import xxhash
 from numpy.typing import NDArray
 
-from workbench.datasets.protocol import Dataset, Document, LabelSpec
+from workbench.datasets.protocol import Dataset, Document, LabelSpec, PixelLabel
 from workbench.datasets.shapes_captions import phrase
 from workbench.datasets.shapes_renderer import render
 from workbench.datasets.shapes_scenes import (
     ATTRIBUTES,
     GRID,
+    MAIN,
     Scene,
     combinations,
     draw_scene,
@@ -43,16 +44,29 @@ def _specs(suffix: str = "", of: str = "the object") -> list[LabelSpec]:
     ]
 
 
+def _at_patches() -> tuple[LabelSpec, ...]:
+    """Return the labels of patches: which object most of a patch shows, and that object's attributes."""
+    names = ("background", "first", "second")
+    which = LabelSpec("object", "patches", "row", "categories", names, description="what most of the patch shows")
+    return which, *(
+        LabelSpec(
+            f"{name}_here", "patches", "row", "categories", ATTRIBUTES[name], description=f"{name} of that object"
+        )
+        for name in MAIN[:3]
+    )
+
+
 def _held_out(description: str) -> LabelSpec:
     return LabelSpec("held_out", "scenes", "document", "binary", description=description)
 
 
 SPECS: dict[Objects, tuple[LabelSpec, ...]] = {
-    "one": (*_specs(), _held_out(HELD_OUT)),
+    "one": (*_specs(), _held_out(HELD_OUT), *_at_patches()),
     "two": (
         *_specs("_1", "the first object"),
         *_specs("_2", "the second object"),
-        _held_out(f"of an object at least, {HELD_OUT}"),
+        _held_out(f"of an object at least: {HELD_OUT}"),
+        *_at_patches(),
     ),
 }
 
@@ -65,7 +79,8 @@ class Shapes(Dataset):
     and in colour. Sizes, jitter and backgrounds are drawn.
 
     Fields of a document: ``shape``, ``colour``, ``texture``, ``position``, ``size`` (words; with two objects
-    ``shape_1``, ``shape_2``, ...), ``held_out`` and a ``caption``.
+    ``shape_1``, ``shape_2``, ...), ``held_out``, a ``caption`` and its ``index``. Labels of patches (``object``,
+    ``shape_here``, ``colour_here``, ``texture_here``) say which object most of a patch shows.
 
     Parameters
     ----------
@@ -132,11 +147,9 @@ class Shapes(Dataset):
         name = "-and-".join("-".join(each[a] for a in ("colour", "texture", "shape", "position")) for each in words)
         name = f"{name.replace(' ', '-')}.png" if self.objects == "one" else f"{index:04d}-{name.replace(' ', '-')}.png"
         suffixes = [""] if self.objects == "one" else ["_1", "_2"]
-        fields: dict[str, str | int | float | bool] = {
-            f"{attribute}{suffix}": word
-            for each, suffix in zip(words, suffixes, strict=True)
-            for attribute, word in each.items()
-        }
+        fields: dict[str, str | int | float | bool] = {"index": index}
+        for each, suffix in zip(words, suffixes, strict=True):
+            fields |= {f"{attribute}{suffix}": word for attribute, word in each.items()}
         fields["held_out"] = any(is_held_out(thing.combination) for thing in scene.things)
         fields["caption"] = " and ".join(said)
         path = self.folder / name
@@ -144,16 +157,18 @@ class Shapes(Dataset):
             write_png(render(scene)[0], path)
         return Document(name, image=path, fields=fields)
 
-    def labels(self, document: Document) -> Mapping[str, float | None]:
+    def labels(self, document: Document) -> Mapping[str, PixelLabel | float | None]:
         """See `Dataset.labels`."""
-        return {
-            spec.name: float(
-                spec.categories.index(str(document.fields[spec.name]))
-                if spec.categories
-                else document.fields[spec.name]
-            )
-            for spec in self.label_specs
-        }
+        index = int(document.fields["index"])
+        found: dict[str, PixelLabel | float | None] = {"object": PixelLabel(self.mask(index).astype(np.float64))}
+        for name in MAIN[:3]:
+            values = self.attribute_mask(index, name)
+            found[f"{name}_here"] = PixelLabel(np.where(values < 0, np.nan, values))
+        for spec in self.label_specs:
+            if spec.level == "document":
+                value = document.fields[spec.name]
+                found[spec.name] = float(spec.categories.index(str(value)) if spec.categories else value)
+        return {spec.name: found[spec.name] for spec in self.label_specs}
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """Return the picture of a document, uint8 [height, width, 3]: the pixels of its image file."""

@@ -108,7 +108,7 @@ def texture(name: str, x: Floats, y: Floats) -> Floats:
         wave = 2 * np.cos(np.pi / (0.75 * PERIOD) * x) * np.cos(np.pi / (0.75 * PERIOD) * y)
     else:  # dotted
         from_dot = np.hypot(x - PERIOD * np.round(x / PERIOD), y - PERIOD * np.round(y / PERIOD))
-        wave = 1.6 * (1.7 - from_dot)
+        wave = 1.6 * (1.5 - from_dot)
     dark: Floats = np.clip(0.5 + wave, 0, 1)
     return dark
 
