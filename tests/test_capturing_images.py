@@ -90,7 +90,9 @@ def test_labels_of_pixels_fall_on_patches(tmp_path):
         common = [np.bincount(patch).argmax() for patch in mask]
         at = (store.origins["sequence"] == i) & known
         assert values[at].tolist() == common
-    found = capture(make_subject((64, 64)), data=shapes, hooks=RESID, out=tmp_path / "few", positions="label:colour_here")
+    found = capture(
+        make_subject((64, 64)), data=shapes, hooks=RESID, out=tmp_path / "few", positions="label:colour_here"
+    )
     assert found.n_rows == int((values[known] > 0).sum())
 
 

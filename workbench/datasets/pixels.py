@@ -35,12 +35,12 @@ def on_positions(label: PixelLabel, patches: NDArray[np.int64] | NDArray[np.int3
 
 
 def on_patches(values: NDArray[np.float64], n_patches: int) -> NDArray[np.float64]:
-    """Return the value of each patch: the one that most of its pixels have, of equally many the lowest.
+    """Return the value of each patch: what most of its pixels have; of equally many none, or else the lowest.
 
     Parameters
     ----------
     values : float array [height, width]
-        NaN where a pixel has none; a patch most of whose pixels have none has none.
+        NaN where a pixel has none.
     n_patches : int
         In a square grid over the whole image.
 
@@ -63,7 +63,9 @@ def on_patches(values: NDArray[np.float64], n_patches: int) -> NDArray[np.float6
         )
     place = np.arange(height) * side // height
     patch = place[:, None] * side + place[None, :]
-    names, which = np.unique(values, return_inverse=True)  # NaN comes last, and once
+    names, which = np.unique(values, return_inverse=True)
+    if np.isnan(names[-1]):  # NaN comes last, and once: it is to come first
+        names, which = np.roll(names, 1), (which + 1) % len(names)
     counts = np.bincount(patch.ravel() * len(names) + which.ravel(), minlength=n_patches * len(names))
     found: NDArray[np.float64] = names[counts.reshape(n_patches, -1).argmax(1)]
     return found

@@ -33,10 +33,11 @@ N_CONTEXT = 40
 N_EMBEDDING = 64
 TWO_SHARE = 0.4  # of the scenes
 RECIPE = Recipe(
-    seed=0, steps=2500, batch_size=256, lr=2e-3, weight_decay=0.05, warmup_steps=100, decay_share=0.6,
+    seed=0, steps=400, batch_size=256, lr=2e-3, weight_decay=0.05, warmup_steps=100, decay_share=0.6,
     betas=(0.9, 0.95), muon_lr=0.01, precision="bfloat16", checkpoint_every=50,
 )  # fmt: skip
 PATCH = 8
+WAVE_SIZE = 0.2  # about what an embedded patch has
 VISION = Architecture(n_layers=6, d_model=128, n_heads=4, d_head=32, d_mlp=512)
 TEXT = Architecture(n_layers=3, d_model=128, n_heads=4, d_head=32, d_mlp=512, causal=True)
 PROCESSOR = ImageProcessor(
@@ -123,6 +124,8 @@ class ShapesLesson(Lesson):
         generator = torch.Generator().manual_seed(self.recipe.seed)
         initialise(network.vision, self.architecture.vision.stack.n_layers, generator)
         initialise(network.text, self.architecture.text.stack.n_layers, generator)
+        with torch.no_grad():
+            network.vision.front.pos_embed[1:] = WAVE_SIZE * waves(self.architecture.vision)
         return network
 
     def loss(self, network: TwoTowers, examples: Pairs) -> Tensor:
@@ -136,6 +139,17 @@ class ShapesLesson(Lesson):
     def write_architecture(self, path: Path) -> None:
         """See `Lesson`."""
         write_towers(self.architecture, PROCESSOR, path)
+
+
+def waves(arch: VisionArchitecture) -> Tensor:
+    """Return where training starts for the positions of patches, [patch, d_model]: waves of several lengths.
+
+    Random vectors of the usual size drown in what the patches hold, and places are then learned long after colours.
+    """
+    rows, columns = torch.meshgrid(*(torch.linspace(0, 1, n) for n in arch.grid), indexing="ij")
+    rates = torch.pi * 2 ** torch.linspace(-1, 3, arch.stack.d_model // 4)
+    angles = torch.cat([place.reshape(-1, 1) * rates for place in (rows, columns)], dim=1)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def as_images(pictures: np.ndarray) -> Batch:
