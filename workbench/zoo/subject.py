@@ -81,8 +81,8 @@ def load_zoo(name: str, device: str = "auto", dtype: str | None = None) -> Stack
     Parameters
     ----------
     name : str
-        A shipped one (``pycode``), a folder that `workbench zoo train` wrote, or a planted one (``planted-ioi-3``); with
-        a tower where it has two (``shapes-clip#vision``).
+        A shipped one (``pycode``), a folder that `workbench zoo train` wrote, or a planted one (``planted-ioi-3``);
+        with a tower where it has two (``shapes-clip#vision``).
     device : str
         ``auto``, ``cpu`` or ``cuda:N``.
     dtype : str, optional
