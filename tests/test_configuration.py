@@ -97,6 +97,14 @@ def test_a_field_without_option_is_its_authors_fault():
         configuration.build(Bare, {})
 
 
+TEXTS = ["inlp", "no", "7", "1e-4", "null", "", " x ", "*post", "a: b", "[a, b]", "it's", "ü # c", "two\nlines"]
+
+
+@pytest.mark.parametrize("value", [*TEXTS, None, True, 3, 1e-05, [], ["7", "*x", None], [[1, 2], [3]]])
+def test_a_value_written_as_a_setting_is_read_back(value):
+    assert configuration.parse_setting(f"key={configuration.write_value(value)}") == ("key", value)
+
+
 def test_yaml_names_no_code_to_run():
     with pytest.raises(UserError, match="not YAML"):
         configuration.read_yaml("!!python/object/apply:os.getcwd []", "file")

@@ -10,7 +10,7 @@ import pytest
 from workbench import registry as registries
 from workbench.errors import UserError
 from workbench.hookspecs import hookimpl
-from workbench.plugin import Plugin, SubjectSource
+from workbench.plugin import DatasetSource, Plugin, SubjectSource
 from workbench.results import Result
 
 
@@ -63,6 +63,16 @@ def leaving():
     raise SystemExit(3)
 
 
+def offer_sources(kind, source):
+    return hookimpl(specname=f"provide_{kind}")(lambda: [source])
+
+
+def importing_what_is_not_there():
+    from workbench.plugin import Nonsense
+
+    return [Nonsense]
+
+
 @dataclass(frozen=True)
 class Bare:
     k: int = 1
@@ -101,6 +111,31 @@ BROKEN = [
         {"provide_plugins": offer(plugin_class("new", api=2))}, "update interp-workbench", id="newer interface"
     ),
     pytest.param({"provide_plugins": offer(plugin_class("old", api=0))}, "update the plugin", id="older interface"),
+    pytest.param(
+        {"provide_plugins": offer(plugin_class("text", api="1"))}, "must be a whole number, 1", id="no number"
+    ),
+    pytest.param({"provide_plugins": offer(plugin_class("Bad Name"))}, "joined by hyphens", id="name"),
+    pytest.param({"provide_pluggins": hookimpl(lambda: [])}, "update interp-workbench", id="hook of a newer interface"),
+    pytest.param(
+        {"provide_datasets": offer_sources("datasets", DatasetSource("poems", "…", list, api=2))},
+        "DatasetSource 'poems' was written for plugin interface 2, and this workbench has 1: update interp-workbench",
+        id="dataset source of a newer interface",
+    ),
+    pytest.param(
+        {"provide_subjects": offer_sources("subjects", SubjectSource("deaf", "…", list, api=0))},
+        "pip install --upgrade unknown package",
+        id="subject source of an older interface",
+    ),
+    pytest.param(
+        {"provide_plugins": hookimpl(specname="provide_plugins")(importing_what_is_not_there)},
+        "cannot import name 'Nonsense' from 'workbench.plugin'",
+        id="imports what is not there",
+    ),
+    pytest.param(
+        {"provide_plugins": hookimpl(specname="provide_plugins")(importing_what_is_not_there)},
+        "for a package written for a newer one, update interp-workbench; for an older one, update unknown package",
+        id="imports what is not there, advice",
+    ),
     pytest.param(
         {"provide_plugins": offer(type("NoRun", (Plugin,), {"name": "no-run", "help": "…"}))}, "lacks run", id="no run"
     ),
@@ -159,3 +194,11 @@ def test_the_built_ins_come_through_the_same_door():
     assert not found.broken
     assert all(offer.origin.package == "interp-workbench" for offer in found.plugins.values())
     assert all(isinstance(offer.item, SubjectSource) for offer in found.subjects.values())
+
+
+def test_a_plugin_that_does_not_say_was_written_for_the_first_interface(module, monkeypatch):
+    """When the interface moves on, it is refused like any other of the first."""
+    monkeypatch.setattr(registries, "API", 2)
+    found = registries.load([module("a", provide_plugins=offer(plugin_class("silent")))])
+    assert not found.plugins
+    assert "was written for plugin interface 1, and this workbench has 2: update the plugin" in found.broken[0].error

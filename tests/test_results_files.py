@@ -161,3 +161,11 @@ def test_every_number_comes_back(value, ends, tmp_path_factory):
     metric = Result.load(folder).metrics["m"]
     assert metric == result.metrics["m"] or math.isnan(value)
     assert math.isnan(metric.value) == math.isnan(value)
+
+
+def test_what_was_loaded_is_saved_as_the_same_files(tmp_path):
+    result = Result()
+    result.add_weights("model", {"second": torch.ones(2), "first": torch.zeros(3)}, description="two tensors")
+    result.save(tmp_path / "once")
+    Result.load(tmp_path / "once").save(tmp_path / "again")
+    assert (tmp_path / "again" / "result.json").read_bytes() == (tmp_path / "once" / "result.json").read_bytes()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
+from workbench.scaffold import write_package
+from workbench.testing import PluginConformance
 
 NAME = "norm-profile"
 HOOK = "blocks.0.hook_resid_post"
@@ -44,6 +46,7 @@ def environment(tmp_path_factory):
             "--quiet",
             "--no-deps",
             "--no-build-isolation",
+            "--editable",
             package,
         ],
         check=True,
@@ -101,10 +104,35 @@ def test_its_errors_are_a_message_and_code_2(environment, store, tmp_path):
 
 @pytest.mark.slow
 def test_the_tests_it_came_with_pass(environment):
+    """Its own, and the conformance suite, as its author would run them."""
     python, package = environment
-    done = subprocess.run(
-        [python, "-m", "pytest", "-q", package / "tests"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([python, "-m", "pytest", "-q"], cwd=package, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert f"{len([name for name in dir(PluginConformance) if name.startswith('test_')]) + 1} passed" in done.stdout
+
+
+@pytest.mark.parametrize("name", [NAME, "x", "a-name-of-many-words-that-makes-every-line-longer-than-it-was"])
+def test_what_is_written_is_formatted_and_lints(name, tmp_path):
+    package = tmp_path / name
+    write_package(name, package)
+    rules = "E,F,W,I,UP,B,C4,SIM,RUF,PT,PTH,ERA,PGH,D417"
+    for command in (["check", "--select", rules], ["format", "--check"]):
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ruff"), *command, "--no-cache", "."],
+            cwd=package,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+    assert (package / "docs" / f"{name}.md").is_file()
+
+
+@pytest.mark.long
+def test_what_is_written_has_types(tmp_path):
+    write_package(NAME, tmp_path / NAME)
+    command = [sys.executable, "-m", "mypy", f"workbench_{NAME.replace('-', '_')}", "tests"]
+    done = subprocess.run(command, cwd=tmp_path / NAME, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import json
 import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from workbench.errors import UserError, nearest
 from workbench.plugin import Option
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -159,10 +164,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def check(field: Field, value: Any) -> Any:
     """Read a value as the field's type and hold it against the range."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        result = TypeAdapter(field.type).validate_python(value)
+        result = reader(field.type, str(field.type)).validate_python(value)
     except ValidationError:
         wanted = field.type_name + (f", {field.range}" if field.range else "")
         raise UserError(f"{field.key}={value}: must be {wanted} ({field.option.help})") from None
@@ -170,6 +175,14 @@ def check(field: Field, value: Any) -> Any:
         if isinstance(number, int | float) and not isinstance(number, bool) and not in_range(field.option, number):
             raise UserError(f"{field.key}={value}: must be {field.range or 'finite'} ({field.option.help})")
     return result
+
+
+@functools.cache
+def reader(kind: Any, written: str) -> TypeAdapter[Any]:
+    """Return what reads values of a type; as written, too, for ``int | str`` equals ``str | int``."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def in_range(option: Option, number: float) -> bool:
@@ -224,6 +237,23 @@ def write_yaml(values: Mapping[str, Any]) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(dict(values), text)
     return text.getvalue()
+
+
+def write_value(value: Any) -> str:
+    """Write a plain value on one line, as ``--set KEY=VALUE`` takes it.
+
+    Examples
+    --------
+    >>> [write_value(value) for value in ("inlp", "1e-4", None, True, [1, 2])]
+    ['inlp', '"1e-4"', 'null', 'true', '[1, 2]']
+    """
+    if isinstance(value, str):
+        try:
+            if parse_setting(f"key={value}")[1] == value:
+                return value
+        except UserError:  # quotes, brackets, a colon …
+            pass
+    return json.dumps(plain(value), ensure_ascii=False)  # JSON is YAML 1.2
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:

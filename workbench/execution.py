@@ -382,5 +382,5 @@ def command_of(request: Request) -> str:
     defaults = {field.key: configuration.plain(field.default) for field in configuration.fields(request.plugin.Config)}
     for key, value in configuration.to_dict(request.config).items():
         if value != defaults[key]:
-            words += ["--set", f"{key}={value}"]
+            words += ["--set", f"{key}={configuration.write_value(value)}"]
     return shlex.join(words)

@@ -5,6 +5,7 @@ This module stays light: it is imported whenever plugins are listed.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from workbench.results import Result
     from workbench.subjects.protocol import Subject
 
-API = 1  # version of the hook specification and of `Plugin`; a plugin made for another is refused
+API = 1  # version of the hook specification, of `Plugin` and of the sources; what was made for another is refused
+PLUGIN_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class Plugin(ABC):
     version : str
         Part of a run's identity: change it when numbers change.
     api : int
-        The version of this interface that the plugin was written for.
+        The version of this interface that the plugin was written for (`API`); state it as a number, so that it stays
+        true when the workbench moves on. Who does not say was written for the first.
     Config : type
         A frozen dataclass with `Option` annotations.
     needs : Needs
@@ -139,7 +142,7 @@ class Plugin(ABC):
     name: ClassVar[str]
     help: ClassVar[str]
     version: ClassVar[str] = "1"
-    api: ClassVar[int] = API
+    api: ClassVar[int] = 1
     Config: ClassVar[type] = NoConfig
     needs: ClassVar[Needs] = Needs()
     default_model: ClassVar[str | None] = None
@@ -187,12 +190,15 @@ class SubjectSource:
         ``load(rest, options)`` loads the model named after the colon.
     names : callable
         Lists the names that can be listed; may be empty.
+    api : int
+        The version of this interface that it was written for, as in `Plugin`.
     """
 
     scheme: str
     help: str
     load: Callable[[str, LoadOptions], Subject]
     names: Callable[[], list[str]] = list
+    api: int = 1
 
 
 def accepts_no_path(path: Path) -> bool:
@@ -214,9 +220,12 @@ class DatasetSource:
         ``load(rest)`` opens the dataset; `rest` is what follows the colon, or "".
     accepts : callable
         ``accepts(path)`` says whether an existing file or folder given without a scheme looks like this kind.
+    api : int
+        The version of this interface that it was written for, as in `Plugin`.
     """
 
     name: str
     help: str
     load: Callable[[str], Dataset]
     accepts: Callable[[Path], bool] = accepts_no_path
+    api: int = 1

@@ -13,7 +13,7 @@ import pluggy
 
 from workbench import configuration, hookspecs
 from workbench.errors import UserError, nearest
-from workbench.plugin import API, DatasetSource, Plugin, SubjectSource
+from workbench.plugin import API, PLUGIN_NAME, DatasetSource, Plugin, SubjectSource
 
 T = TypeVar("T")
 
@@ -96,24 +96,23 @@ def load(points: Iterable[EntryPoint]) -> Registry:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's package may fail in any way, and harms none
             if manager.has_plugin(f"{package}:{point.name}"):
                 manager.unregister(name=f"{package}:{point.name}")
-            registry.broken.append(Broken(origin, f"{type(error).__name__}: {error}"))
+            registry.broken.append(Broken(origin, f"{type(error).__name__}: {error}{advice(error, origin)}"))
             continue
         for plugin in offered["plugins"]:
-            problem = problem_of(plugin)
-            if problem:
+            if problem := problem_of(plugin, origin):
                 registry.broken.append(Broken(origin, problem))
             else:
                 add(registry, "plugin", plugin.name, plugin, origin, registry.plugins)
         for source in offered["subjects"]:
-            if isinstance(source, SubjectSource):
+            if problem := problem_of_source(source, SubjectSource, origin):
+                registry.broken.append(Broken(origin, problem))
+            else:
                 add(registry, "subject source", source.scheme, source, origin, registry.subjects)
-            else:
-                registry.broken.append(Broken(origin, f"{source!r} is not a workbench.plugin.SubjectSource"))
         for source in offered["datasets"]:
-            if isinstance(source, DatasetSource):
-                add(registry, "dataset", source.name, source, origin, registry.datasets)
+            if problem := problem_of_source(source, DatasetSource, origin):
+                registry.broken.append(Broken(origin, problem))
             else:
-                registry.broken.append(Broken(origin, f"{source!r} is not a workbench.plugin.DatasetSource"))
+                add(registry, "dataset", source.name, source, origin, registry.datasets)
     return registry
 
 
@@ -124,16 +123,50 @@ def call_one(manager: pluggy.PluginManager, module: Any, kind: str) -> list[Any]
     return [item for offered in lists for item in offered]
 
 
-def problem_of(plugin: Any) -> str | None:
+def advice(error: BaseException, origin: Origin) -> str:
+    """Say what to do where a package looks for something of the workbench that is not there; else nothing."""
+    misses = isinstance(error, ImportError) and (error.name or "").split(".")[0] == "workbench"
+    if misses or isinstance(error, pluggy.PluginValidationError):
+        return (
+            f"; this workbench has plugin interface {API}: for a package written for a newer one, update "
+            f"interp-workbench; for an older one, update {origin.package}"
+        )
+    return ""
+
+
+def refusal(what: str, api: Any, origin: Origin) -> str | None:
+    """Say what to do about something that was written for another interface; None if it was written for this one."""
+    if isinstance(api, bool) or not isinstance(api, int):
+        return f"{what} states api={api!r}: must be a whole number, {API} for this workbench"
+    if api == API:
+        return None
+    cure = (
+        f"update the plugin (pip install --upgrade {origin.package})"
+        if api < API
+        else "update interp-workbench (pip install --upgrade interp-workbench)"
+    )
+    return f"{what} was written for plugin interface {api}, and this workbench has {API}: {cure}"
+
+
+def problem_of_source(source: Any, kind: type, origin: Origin) -> str | None:
+    """Say why something cannot be used as a source of subjects or datasets; None if it can."""
+    if not isinstance(source, kind):
+        return f"{source!r} is not a workbench.plugin.{kind.__name__}"
+    name = source.scheme if isinstance(source, SubjectSource) else source.name  # type: ignore[attr-defined]
+    return refusal(f"{kind.__name__} {name!r}", source.api, origin)  # type: ignore[attr-defined]
+
+
+def problem_of(plugin: Any, origin: Origin) -> str | None:
     """Say why a class cannot be used as a plugin; None if it can."""
     if not (inspect.isclass(plugin) and issubclass(plugin, Plugin)):
         return f"{plugin!r} is not a subclass of workbench.plugin.Plugin"
     missing = [name for name in ("name", "help") if not isinstance(getattr(plugin, name, None), str)]
     if missing:
         return f"{plugin.__name__} lacks {' and '.join(missing)}"
-    if plugin.api != API:
-        advice = "update the plugin" if plugin.api < API else "update interp-workbench"
-        return f"{plugin.name} was written for plugin interface {plugin.api}, and this workbench has {API}: {advice}"
+    if other := refusal(plugin.name, plugin.api, origin):
+        return other
+    if not PLUGIN_NAME.fullmatch(plugin.name):
+        return f"plugin name {plugin.name!r}: must be lower-case words joined by hyphens, such as norm-profile"
     if inspect.isabstract(plugin):
         return f"{plugin.__name__} lacks {', '.join(sorted(plugin.__abstractmethods__))}"
     try:

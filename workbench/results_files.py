@@ -94,6 +94,7 @@ def load_result(folder: Path) -> Result:
         result.arrays[name] = data.assign_attrs(description=about["description"], units=about["unit"])
     for name, about in index["weights"].items():
         tensors = _read(folder / "weights" / f"{name}.safetensors", _tensors_from_file)
+        tensors = {key: tensors[key] for key in about["tensors"] if key in tensors} | tensors  # in the order of saving
         result.weights[name] = Weights(tensors, about["description"], about["config"])
     return result
 

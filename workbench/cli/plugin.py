@@ -20,7 +20,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Lower-case words joined by hyphens, such as norm-profile.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; workbench-NAME if not given.")] = None,
 ) -> None:
-    """Write a package with a plugin, its test and its page, ready to install."""
+    """Write a package with a plugin, its tests and its page, ready to install."""
     from workbench.scaffold import write_package
 
     folder = out or Path(f"workbench-{name}")

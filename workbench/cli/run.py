@@ -126,14 +126,18 @@ def options_text(plugin: type[Plugin]) -> str:
     """State every option of a plugin: what it is, unit, range and default."""
     from dataclasses import MISSING
 
-    from workbench.configuration import fields
+    from rich.markup import escape
+
+    from workbench.configuration import fields, write_value
 
     lines = [f"Needs: {plugin.needs}.", "Options for --set:"]
     for field in fields(plugin.Config):
         facts = [field.type_name, field.range, f"in {field.option.unit}" if field.option.unit else ""]
-        default = "required" if field.default is MISSING else f"default {field.default}"
+        default = "required" if field.default is MISSING else "default nothing"
+        if field.default is not MISSING and field.default is not None:
+            default = f"default {write_value(field.default)}"
         lines.append(f"{field.key}: {field.option.help} ({'; '.join(fact for fact in [*facts, default] if fact)})")
-    return "\n\n".join(lines)
+    return escape("\n\n".join(lines))  # else rich would take [a, b] for a style
 
 
 def run_plugin(name: str | None, *, json: bool = False, settings: list[str] | None = None, **given: Any) -> None:

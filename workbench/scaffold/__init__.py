@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import keyword
-import re
 from importlib.resources import files
 from pathlib import Path
 
 from workbench.errors import UserError
+from workbench.plugin import PLUGIN_NAME
 
 TEMPLATES = {
     "pyproject.toml.jinja": "pyproject.toml",
     "README.md.jinja": "README.md",
+    "page.md.jinja": "docs/{name}.md",
     "plugin.py.jinja": "{module}/__init__.py",
     "method.py.jinja": "{module}/method.py",
+    "py.typed.jinja": "{module}/py.typed",
     "test_plugin.py.jinja": "tests/test_{module}.py",
 }
 
@@ -40,7 +42,7 @@ def write_package(name: str, folder: Path) -> list[Path]:
     """
     from jinja2 import Environment, StrictUndefined
 
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(name.replace("-", "_")):
+    if not PLUGIN_NAME.fullmatch(name) or keyword.iskeyword(name.replace("-", "_")):
         raise UserError(f"plugin name {name!r}: must be lower-case words joined by hyphens, such as norm-profile")
     if folder.exists():
         raise UserError(f"{folder} exists already: name another with --out")

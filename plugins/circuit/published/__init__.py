@@ -1,1 +1,0 @@
-"""Published circuits: which heads, MLPs and edges of known models were found to carry out a task."""

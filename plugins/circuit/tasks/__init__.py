@@ -1,1 +1,0 @@
-"""Tasks: where clean, corrupted and negative prompts come from."""
