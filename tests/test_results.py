@@ -152,3 +152,9 @@ def test_parts_are_pandas_xarray_and_matplotlib(tmp_path):
     assert figure.axes[0].get_title() == "mine"
     with pytest.raises(AttributeError, match="axes: a loaded result has figures as images"):
         _ = Result.load(tmp_path).figures["f"].axes
+
+
+def test_numpy_numbers_become_plain_ones():
+    result = Result()
+    result.add_metric("mean", np.float64(0.5), description="a float64 is a float, and prints as something else")
+    assert type(result.metrics["mean"].value) is float

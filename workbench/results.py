@@ -311,7 +311,7 @@ def _storable(values: Any) -> bool:
 
 
 def _number(name: str, value: Any) -> int | float:
-    if not isinstance(value, bool | int | float) and hasattr(value, "item"):
+    if hasattr(value, "item"):
         value = value.item()  # a NumPy scalar or a one-element tensor
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"metric {name!r}: value must be one number, not {value!r}")

@@ -15,6 +15,7 @@ from workbench import registry as registries
 from workbench.testing import PluginConformance, declared
 
 FAULTY = Path(__file__).with_name("faulty.py")
+PAGE = Path(__file__).parents[2] / "docs" / "writing-a-plugin.md"
 DECLARED = {
     "rounding": ["test_configurations_survive_yaml", "test_configurations_survive_the_command_line"],
     "thawed": ["test_its_configuration_is_a_frozen_dataclass"],
@@ -71,42 +72,53 @@ def test_faults_of_declarations_are_found(plugin, faulty, tmp_path):
     assert sorted(declared_checks(plugin, tmp_path)) == sorted(DECLARED.get(plugin, []))
 
 
-@pytest.mark.long
-def test_faults_of_runs_are_found(tmp_path):
-    """In a pytest of its own, where the plugins are installed: their package lies on the path."""
-    packages = tmp_path / "packages"
-    (packages / "faulty-1.dist-info").mkdir(parents=True)
-    (packages / "faulty-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
-    (packages / "faulty-1.dist-info" / "entry_points.txt").write_text("[workbench]\nfaulty = faulty_plugins\n")
-    (packages / "faulty_plugins.py").write_text(FAULTY.read_text(encoding="utf-8"), encoding="utf-8")
-    classes = [
-        f"class Test_{name.replace('-', '_')}(PluginConformance):\n    plugin = {name!r}\n" for name in ["sound", *RUN]
-    ]
-    module = tmp_path / "test_faults.py"
-    module.write_text("from workbench.testing import PluginConformance\n\n" + "\n\n".join(classes))
-    wanted = [f"{module}::Test_{name.replace('-', '_')}::{check}" for name, checks in RUN.items() for check in checks]
+def install(packages, name, text):
+    """Put a package on the path: a module, and what says that it is installed."""
+    about = packages / f"{name}-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[workbench]\n{name} = {name}_package\n")
+    (packages / f"{name}_package.py").write_text(text, encoding="utf-8")
+
+
+def run_pytest(folder, *words):
+    """Run a pytest of its own, in which what was installed is found; returns what passed, failed, was said."""
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-rA",
-            "--tb=no",
-            "-p",
-            "workbench.testing",
-            f"{module}::Test_sound",
-            *wanted,
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(packages), *sys.path])},
+        [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=short", "-p", "workbench.testing", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder / "packages"), *sys.path])},
         capture_output=True,
         text=True,
         check=False,
     )
-    passed, failed = (
-        re.findall(rf"^{word} \S+::Test_(\w+)::(\w+)", done.stdout, re.M) for word in ("PASSED", "FAILED")
-    )
-    assert {name for name, _ in passed} == {"sound"}, done.stdout
-    assert sorted(failed) == sorted((name.replace("-", "_"), check) for name, checks in RUN.items() for check in checks)
-    assert len(passed) == len([name for name in dir(PluginConformance) if name.startswith("test_")]), done.stdout
+    found = [re.findall(rf"^{word} \S+::(\w+)::(\w+)", done.stdout, re.M) for word in ("PASSED", "FAILED")]
+    return *found, done.stdout
+
+
+@pytest.mark.long
+def test_faults_of_runs_are_found(tmp_path):
+    install(tmp_path / "packages", "faulty", FAULTY.read_text(encoding="utf-8"))
+    classes = {name: f"Test_{name.replace('-', '_')}" for name in ["sound", *RUN]}
+    module = tmp_path / "test_faults.py"
+    lines = [f"class {kind}(PluginConformance):\n    plugin = {name!r}\n" for name, kind in classes.items()]
+    module.write_text("from workbench.testing import PluginConformance\n\n" + "\n\n".join(lines))
+    wanted = [(classes[name], check) for name, checks in RUN.items() for check in checks]
+    words = [f"{module}::{kind}::{check}" for kind, check in wanted]
+    passed, failed, said = run_pytest(tmp_path, f"{module}::Test_sound", *words)
+    assert {kind for kind, _ in passed} == {"Test_sound"}, said
+    assert sorted(failed) == sorted(wanted), said
+    assert len(passed) == len([name for name in dir(PluginConformance) if name.startswith("test_")]), said
+
+
+@pytest.mark.long
+def test_what_the_docs_show_conforms(tmp_path):
+    """The plugin and the dataset of the page, with the tests that it gives them."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    for name, holding in {"surprise": "class Surprise", "poems": "class Poems"}.items():
+        (example,) = (block for block in blocks if holding in block)
+        install(tmp_path / "packages", name, example)
+        (test,) = (block for block in blocks if f"class Test{name.title()}" in block)
+        (tmp_path / f"test_{name}.py").write_text(test, encoding="utf-8")
+    passed, failed, said = run_pytest(tmp_path)
+    assert not failed, said
+    assert {kind for kind, _ in passed} == {"TestSurprise", "TestPoems"}, said
