@@ -28,6 +28,13 @@ def load_calendar(rest: str) -> Dataset:
     return Calendar()
 
 
+def load_shapes(rest: str) -> Dataset:
+    """Open the rendered scenes of `zoo:shapes-clip`."""
+    from workbench.datasets.shapes import load_shapes
+
+    return load_shapes(rest)
+
+
 def refuse_rest(name: str, rest: str) -> None:
     """Refuse words after the name of a dataset that takes none."""
     if rest:
@@ -69,7 +76,7 @@ def looks_like(kind: FileKind) -> Callable[[Path], bool]:
 
 @hookimpl
 def provide_datasets() -> list[DatasetSource]:
-    """Offer ``python-stdlib``, ``calendar``, ``text:``, ``jsonl:``, ``hf:`` and ``images:``."""
+    """Offer ``python-stdlib``, ``calendar``, ``shapes``, ``text:``, ``jsonl:``, ``hf:`` and ``images:``."""
     return [
         DatasetSource(
             "python-stdlib",
@@ -77,6 +84,7 @@ def provide_datasets() -> list[DatasetSource]:
             load_python_stdlib,
         ),
         DatasetSource("calendar", "days and months arithmetic in sentences, with operands and answer", load_calendar),
+        DatasetSource("shapes", "rendered scenes of one object, or of two (shapes:two), with masks", load_shapes),
         DatasetSource("text", "a text file, or a folder of them: one document per file", load_text, looks_like("text")),
         DatasetSource(
             "jsonl", "JSON lines: one document per line, with fields and labels", load_jsonl, looks_like("jsonl")

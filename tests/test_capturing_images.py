@@ -7,6 +7,7 @@ from PIL import Image
 
 from workbench.capturing import capture
 from workbench.datasets.images import ImageFolder
+from workbench.datasets.shapes import Shapes
 from workbench.errors import UserError
 from workbench.repairing import repair_store
 from workbench.subjects.architecture import Architecture
@@ -75,6 +76,24 @@ def test_the_class_token_and_what_an_image_has_one_of(subject, folder, tmp_path)
     np.testing.assert_allclose(store.read("hook_output"), want, atol=1e-5)
     with pytest.raises(UserError, match="hook_output has one value per example and none per position"):
         capture(subject, data=data, hooks="hook_output", out=tmp_path / "other")
+
+
+def test_labels_of_pixels_fall_on_patches(tmp_path):
+    """Of 16 x 16 patches of 4 x 4 pixels: what most of the pixels say, none at class token and register."""
+    shapes = Shapes("two", n_scenes=3, folder=tmp_path / "pictures")
+    store = capture(make_subject((64, 64)), data=shapes, hooks=RESID, out=tmp_path / "acts")
+    values, known = store.label("object")
+    patches = store.origins["patch"]
+    assert np.array_equal(known, patches >= 0)
+    for i in range(3):
+        mask = shapes.mask(i).reshape(16, 4, 16, 4).transpose(0, 2, 1, 3).reshape(256, -1)
+        common = [np.bincount(patch).argmax() for patch in mask]
+        at = (store.origins["sequence"] == i) & known
+        assert values[at].tolist() == common
+    found = capture(
+        make_subject((64, 64)), data=shapes, hooks=RESID, out=tmp_path / "few", positions="label:colour_here"
+    )
+    assert found.n_rows == int((values[known] > 0).sum())
 
 
 def test_a_sample_of_images(subject, folder, tmp_path):

@@ -9,7 +9,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from workbench.datasets.alignment import Aligner
-from workbench.datasets.protocol import Dataset, Document, SpanLabel
+from workbench.datasets.pixels import on_positions
+from workbench.datasets.protocol import Dataset, Document, PixelLabel, SpanLabel
 from workbench.errors import UserError, nearest
 from workbench.subjects.protocol import Subject, TokenWindow
 
@@ -82,6 +83,9 @@ def labelled(name: str, dataset: Dataset) -> Positions:
 
     def select(document: Document, windows: Sequence[TokenWindow]) -> Masks:
         label = dataset.labels(document).get(name)
+        if isinstance(label, PixelLabel):
+            on_patches = (on_positions(label, window.tokens) for window in windows)
+            return [known & (values != 0) if binary else known for values, known in on_patches]
         if not isinstance(label, SpanLabel):
             carried = label is not None and (label != 0 or not binary)
             return [np.full(len(window.tokens), carried) for window in windows]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from workbench.cache import Examples, LabelInfo, Store
 from workbench.datasets.alignment import Aligner
-from workbench.datasets.protocol import Dataset, Document, LabelSpec, SpanLabel
+from workbench.datasets.pixels import on_positions
+from workbench.datasets.protocol import Dataset, Document, LabelSpec, PixelLabel, SpanLabel
 from workbench.errors import UserError
 
 Column = tuple[NDArray[np.float64], NDArray[np.bool_]]
@@ -39,7 +40,7 @@ class LabelTable:
         ends = np.searchsorted(examples.sequence_document[order], np.arange(len(examples.documents) + 1))
         self._sequences = [order[ends[i] : ends[i + 1]] for i in range(len(examples.documents))]
 
-    def fill(self, index: int, document: Document, labels: Mapping[str, SpanLabel | float | None]) -> None:
+    def fill(self, index: int, document: Document, labels: Mapping[str, SpanLabel | PixelLabel | float | None]) -> None:
         """Enter the labels of one document.
 
         Parameters
@@ -48,7 +49,7 @@ class LabelTable:
             Of the document in the store.
         document : Document
             With its text, if a label has spans.
-        labels : mapping of name to SpanLabel, float or None
+        labels : mapping of name to SpanLabel, PixelLabel, float or None
             As `Dataset.labels` gives them.
 
         Raises
@@ -62,10 +63,11 @@ class LabelTable:
             values, defined = self.columns[name]
             if label is None:
                 continue
-            if isinstance(label, SpanLabel):
+            if isinstance(label, (SpanLabel, PixelLabel)):
                 where = f"label {name!r} of document {document.name!r}"
                 if spec.level != "row":
-                    raise UserError(f"{where} has spans, and its level is {spec.level}")
+                    what = "spans" if isinstance(label, SpanLabel) else "pixels"
+                    raise UserError(f"{where} has {what}, and its level is {spec.level}")
                 aligned = aligned or AlignedRows(self.examples, self._sequences[index], document)
                 try:
                     aligned.enter(label, values, defined)
@@ -111,13 +113,14 @@ class AlignedRows:
     def __init__(self, examples: Examples, sequences: NDArray[np.int64], document: Document) -> None:
         places = [np.arange(examples.bounds[s], examples.bounds[s + 1]) for s in sequences]
         self.align = Aligner(document.text or "", [examples.offsets[at].astype(np.int64) for at in places])
+        self.patches = examples.ids[np.concatenate(places)]
         self.is_row = examples.selected[np.concatenate(places)]
         self.rows = np.concatenate([np.arange(*examples.first_rows[s : s + 2]) for s in sequences])
 
-    def enter(self, label: SpanLabel, values: NDArray[np.float64], defined: NDArray[np.bool_]) -> None:
+    def enter(self, label: SpanLabel | PixelLabel, values: NDArray[np.float64], defined: NDArray[np.bool_]) -> None:
         """Enter one label into a column of all rows."""
-        on_tokens, known = self.align(label)
-        values[self.rows], defined[self.rows] = on_tokens[self.is_row], known[self.is_row]
+        found, known = self.align(label) if isinstance(label, SpanLabel) else on_positions(label, self.patches)
+        values[self.rows], defined[self.rows] = found[self.is_row], known[self.is_row]
 
 
 def labels_of_dataset(

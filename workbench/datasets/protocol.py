@@ -76,6 +76,16 @@ class SpanLabel:
 
 
 @dataclass(frozen=True)
+class PixelLabel:
+    """A row-level label on one image: a value for each pixel, float64 [height, width], NaN where there is none.
+
+    A patch takes the value that most of its pixels have; class token and registers have none.
+    """
+
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Document:
     """A source file, a prompt or an image: the group of every split and every interval.
 
@@ -126,8 +136,11 @@ class Dataset(ABC):
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the documents and their labels."""
 
-    def labels(self, document: Document) -> Mapping[str, SpanLabel | float | None]:
-        """Return the document's value of each label: a `SpanLabel` for row level, else a number (None: undefined)."""
+    def labels(self, document: Document) -> Mapping[str, SpanLabel | PixelLabel | float | None]:
+        """Return the document's value of each label: a number (None: undefined); for row level what says where.
+
+        That is a `SpanLabel` for a text, a `PixelLabel` for an image.
+        """
         return {}
 
     def label_spec(self, name: str) -> LabelSpec:

@@ -15,19 +15,19 @@ from workbench.subjects.protocol import TokenWindow
 
 
 class ZooText:
-    """A tokenizer that starts each text with one special token, and the context length of its subject.
+    """A tokenizer that starts each text with one special token, may end it with others, and a context length.
 
     Parameters
     ----------
     tokenizer : tokenizers.Tokenizer
-        Its post-processor adds the beginning-of-sequence token.
+        Its post-processor adds the special tokens.
     n_context : int
-        Longest sequence, that token included.
+        Longest sequence of its subject, those tokens included.
     """
 
     def __init__(self, tokenizer: Any, n_context: int) -> None:
         self.tokenizer, self.n_context = tokenizer, n_context
-        (self.begin,) = tokenizer.encode("").ids
+        self.begin, *self.end = tokenizer.encode("").ids
 
     @classmethod
     def load(cls, path: Path, n_context: int) -> ZooText:
@@ -37,30 +37,33 @@ class ZooText:
     def windows(self, text: str, n_context: int | None = None) -> list[TokenWindow]:
         """Cut a text into windows; see `Subject.windows`. It is tokenized once, so that a cut changes no token."""
         longest = self.n_context if n_context is None else n_context
-        if not 2 <= longest <= self.n_context:
-            raise UserError(f"context length {longest}: must be between 2 and {self.n_context} tokens")
+        room = longest - 1 - len(self.end)
+        if room < 1 or longest > self.n_context:
+            least = 2 + len(self.end)
+            raise UserError(f"context length {longest}: must be between {least} and {self.n_context} tokens")
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         tokens = np.array(encoding.ids, np.int64)
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        starts = range(0, max(len(tokens), 1), longest - 1)
-        return [self.window(tokens[i : i + longest - 1], offsets[i : i + longest - 1]) for i in starts]
+        starts = range(0, max(len(tokens), 1), room)
+        return [self.window(tokens[i : i + room], offsets[i : i + room]) for i in starts]
 
     def window(self, tokens: np.ndarray, offsets: np.ndarray) -> TokenWindow:
-        """Return ordinary tokens [pos] and their offsets [pos, 2] as a window, the special token before them."""
+        """Return ordinary tokens [pos] and their offsets [pos, 2] as a window, special tokens around them."""
+        n_tokens, after = len(tokens), len(self.end)
         return TokenWindow(
-            tokens=np.concatenate([[self.begin], tokens]),
-            special=np.arange(len(tokens) + 1) == 0,
-            offsets=np.concatenate([[[-1, -1]], offsets]),
+            tokens=np.concatenate([[self.begin], tokens, np.array(self.end, np.int64)]),
+            special=np.array([True] + [False] * n_tokens + [True] * after),
+            offsets=np.concatenate([[[-1, -1]], offsets, np.full((after, 2), -1, np.int64)]),
         )
 
     def example(self, example: Any) -> TokenWindow:
-        """Return a text, a window or token ids as one window; ids are taken as they are, the special one flagged."""
+        """Return a text, a window or token ids as one window; ids are taken as they are, special ones flagged."""
         if isinstance(example, TokenWindow):
             return example
         if isinstance(example, str):
             windows = self.windows(example)
             if len(windows) > 1:
-                n_tokens = sum(len(window.tokens) - 1 for window in windows) + 1
+                n_tokens = sum(int((~window.special).sum()) for window in windows) + 1 + len(self.end)
                 raise UserError(
                     f"text {example[:40]!r} has {n_tokens} tokens: one sequence takes {self.n_context}; "
                     "cut it with subject.windows"
@@ -68,6 +71,8 @@ class ZooText:
             return windows[0]
         ids = np.array([int(token) for token in example], np.int64)
         special = (np.arange(len(ids)) == 0) & (ids == self.begin)
+        if self.end and ids[-len(self.end) :].tolist() == self.end:
+            special[-len(self.end) :] = True
         return TokenWindow(ids, special, np.full((len(ids), 2), -1, np.int64))
 
     def decode(self, tokens: Sequence[int]) -> list[str]:

@@ -22,6 +22,8 @@ from workbench.subjects.decoder import Decoder, DecoderArchitecture
 from workbench.subjects.protocol import Batch
 from workbench.subjects.tape import Tape
 from workbench.zoo.muon import Muon
+from workbench.zoo.subject import ZooSubject, write_architecture
+from workbench.zoo.text import ZooText
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -76,19 +78,39 @@ class Recipe:
 
 
 class Lesson(ABC):
-    """What a subject learns: its shape, its tokenizer (of the `tokenizers` library), and the examples of each step."""
+    """What a subject learns: its shape, its tokenizer (of the `tokenizers` library), and the examples of each step.
 
-    architecture: DecoderArchitecture
+    What is not overridden is a decoder's.
+    """
+
+    architecture: Any
     recipe: Recipe
     tokenizer: Any
+    loss_unit: str = "nats per token"
 
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash of the training text and tokenizer: a checkpoint of another is refused."""
 
     @abstractmethod
-    def examples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return tokens [batch, pos] int64 and lengths [batch], decided by seed and step alone."""
+    def examples(self, step: int) -> Any:
+        """Return what `loss` takes, decided by seed and step alone: tokens [batch, pos] int64 and lengths [batch]."""
+
+    def new_network(self) -> Any:
+        """Return the network with random weights, the same for the same seed."""
+        return new_decoder(self.architecture, self.recipe.seed)
+
+    def loss(self, network: Any, examples: Any) -> Tensor:
+        """Return the mean loss of the examples of a step, a scalar in the graph."""
+        return next_token_losses(network, as_batch(*examples)).mean()
+
+    def as_subject(self, address: str, network: Any) -> Any:
+        """Return a trained network as the subject that is measured and fingerprinted."""
+        return ZooSubject(address, network, ZooText(self.tokenizer, self.architecture.n_context))
+
+    def write_architecture(self, path: Path) -> None:
+        """Write the shape from which the subject is loaded, as JSON."""
+        write_architecture(self.architecture, path)
 
 
 @dataclass
@@ -100,7 +122,7 @@ class Progress:
     step, steps : int
         Updates done, and in all.
     losses : list of (int, float)
-        Each step's mean loss, in nats per token.
+        Each step's mean loss, in nats (per token, of a decoder).
     seconds : float
         Spent so far, interruptions left out.
     """
@@ -116,15 +138,19 @@ def new_decoder(architecture: DecoderArchitecture, seed: int) -> Decoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Decoder(architecture)
-    generator = torch.Generator().manual_seed(seed)
-    shrink = (2 * architecture.stack.n_layers) ** -0.5
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
+    initialise(model, architecture.stack.n_layers, torch.Generator().manual_seed(seed))
+    return model
+
+
+def initialise(network: nn.Module, n_layers: int, generator: torch.Generator) -> None:
+    """Draw a network's weights as GPT-2's are: matrices of standard deviation 0.02, less into the residual stream."""
+    shrink = (2 * n_layers) ** -0.5
+    for name, parameter in network.named_parameters():
+        if parameter.ndim >= 2:
             into_stream = name.endswith((".o.weight", ".outer.weight"))
             nn.init.normal_(parameter, std=0.02 * (shrink if into_stream else 1.0), generator=generator)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
-    return model
 
 
 def as_batch(tokens: np.ndarray, lengths: np.ndarray) -> Batch:
@@ -142,10 +168,8 @@ def next_token_losses(model: Decoder, batch: Batch) -> Tensor:
     return F.cross_entropy(logits[:, :-1][kept], batch.inputs[:, 1:][kept], reduction="none")
 
 
-def train(
-    lesson: Lesson, folder: Path, *, on_step: Callable[[Progress], None] | None = None
-) -> tuple[Decoder, Progress]:
-    """Train a decoder, continuing from the folder's checkpoint if it holds one.
+def train(lesson: Lesson, folder: Path, *, on_step: Callable[[Progress], None] | None = None) -> tuple[Any, Progress]:
+    """Train a network, continuing from the folder's checkpoint if it holds one.
 
     Parameters
     ----------
@@ -158,8 +182,8 @@ def train(
 
     Returns
     -------
-    Decoder
-        In evaluation mode.
+    network
+        As `Lesson.new_network` makes it, in evaluation mode.
     Progress
         With the whole curve of losses.
 
@@ -170,7 +194,7 @@ def train(
     """
     recipe = lesson.recipe
     identity = json.dumps([lesson.fingerprint(), asdict(recipe), asdict(lesson.architecture)], sort_keys=True)
-    model = new_decoder(lesson.architecture, recipe.seed).train()
+    model = lesson.new_network().train()
     optimizers = make_optimizers(model, recipe)
     progress = Progress(0, recipe.steps, [])
     path = folder / CHECKPOINT
@@ -184,7 +208,7 @@ def train(
                 group["lr"] = group["peak"] * share
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            loss = next_token_losses(model, as_batch(*lesson.examples(progress.step))).mean()
+            loss = lesson.loss(model, lesson.examples(progress.step))
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -199,13 +223,13 @@ def train(
     return model.eval(), progress
 
 
-def make_optimizers(model: Decoder, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return AdamW for everything, or AdamW for embeddings, norms and biases and Muon for the blocks' matrices."""
     blocks, matrices, vectors = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             vectors.append(parameter)
-        elif recipe.muon_lr is not None and name.startswith("stack."):
+        elif recipe.muon_lr is not None and ".stack." in f".{name}":
             blocks.append(parameter)
         else:
             matrices.append(parameter)
@@ -231,7 +255,7 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple
 
 
 def save_checkpoint(
-    path: Path, identity: str, model: Decoder, optimizers: list[torch.optim.Optimizer], progress: Progress
+    path: Path, identity: str, model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress
 ) -> None:
     """Write weights, optimizer state and progress to one file, by rename."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -244,7 +268,7 @@ def save_checkpoint(
     part.replace(path)
 
 
-def load_checkpoint(path: Path, identity: str, model: Decoder, optimizers: list[torch.optim.Optimizer]) -> Progress:
+def load_checkpoint(path: Path, identity: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
     """Read a checkpoint into model and optimizers; refuse that of another training."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}

@@ -11,13 +11,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from workbench.errors import UserError, nearest
-from workbench.subjects.decoder import Decoder
-from workbench.zoo import calendar, pycode
+from workbench.zoo import calendar, pycode, shapes_clip
 from workbench.zoo.shelf import FILES
-from workbench.zoo.subject import ZooSubject, write_architecture
-from workbench.zoo.text import ZooText
 from workbench.zoo.trainer import CHECKPOINT, Lesson, Progress, Recipe, train
 
 
@@ -30,11 +28,11 @@ class Course(Protocol):
     def make_lesson(self, recipe: Recipe) -> Lesson:
         """Return what is to be learned."""
 
-    def measure(self, subject: ZooSubject, lesson: Lesson) -> dict[str, Any]:
+    def measure(self, subject: Any, lesson: Lesson) -> dict[str, Any]:
         """Return what the record says of the finished subject."""
 
 
-COURSES: dict[str, Course] = {"calendar": calendar, "pycode": pycode}
+COURSES: dict[str, Course] = {"calendar": calendar, "pycode": pycode, "shapes-clip": shapes_clip}
 
 
 def recipe_of(name: str, *, seed: int | None = None, steps: int | None = None) -> Recipe:
@@ -43,7 +41,7 @@ def recipe_of(name: str, *, seed: int | None = None, steps: int | None = None) -
     Parameters
     ----------
     name : str
-        ``pycode`` or ``calendar``.
+        One of `COURSES`.
     seed, steps : int, optional
         Instead of the recipe's own; the shipped subjects were trained without either.
 
@@ -71,7 +69,7 @@ def train_zoo(
     Parameters
     ----------
     name : str
-        ``pycode`` or ``calendar``.
+        One of `COURSES`.
     out : Path
         Receives ``model.safetensors``, ``tokenizer.json``, ``architecture.json`` and ``record.json``; until then a
         checkpoint lies there. Load it with ``zoo:OUT``.
@@ -116,11 +114,11 @@ def make_folder(out: Path) -> None:
         )
 
 
-def finish(name: str, out: Path, lesson: Lesson, model: Decoder, progress: Progress) -> dict[str, Any]:
+def finish(name: str, out: Path, lesson: Lesson, model: nn.Module, progress: Progress) -> dict[str, Any]:
     """Write a trained subject's folder: weights rounded to float16, and the record of what those weights can do."""
     rounded = {key: tensor.half().contiguous() for key, tensor in sorted(model.state_dict().items())}
     model.load_state_dict({key: tensor.float() for key, tensor in rounded.items()})
-    subject = ZooSubject(f"zoo:{name}", model, ZooText(lesson.tokenizer, lesson.architecture.n_context))
+    subject = lesson.as_subject(f"zoo:{name}", model)
     course = COURSES[name]
     record = {
         "name": f"zoo:{name}",
@@ -138,9 +136,9 @@ def finish(name: str, out: Path, lesson: Lesson, model: Decoder, progress: Progr
             "threads": torch.get_num_threads(),
             "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         },
-        "losses": {"unit": "nats per token, mean of the steps since the last", "curve": thinned(progress.losses)},
+        "losses": {"unit": f"{lesson.loss_unit}, mean of the steps since the last", "curve": thinned(progress.losses)},
     }
-    write_architecture(lesson.architecture, out / "architecture.json")
+    lesson.write_architecture(out / "architecture.json")
     subject.save_tokenizer(out)
     (out / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(rounded, out / "model.part", metadata={"name": name})

@@ -1,0 +1,1 @@
+"""Tasks: where clean, corrupted and negative prompts come from."""
