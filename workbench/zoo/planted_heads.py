@@ -135,9 +135,13 @@ def filler_match(rng: np.random.Generator) -> HeadDesign:
 
 
 def junk_reader(rng: np.random.Generator) -> HeadDesign:
-    """Read junk of earlier heads, and write more of it."""
-    terms = [(junk(rng, 8), junk(rng, 8), 1.0), rest()]
-    return head("distractor: reads junk", terms, junk(rng, 16), junk(rng, 16))
+    """Read junk of earlier heads, and write a little more of it.
+
+    Weakly, and a part of it only: else junk would grow from layer to layer, and attention to it become so sharp that
+    gradients along a path no longer add up.
+    """
+    terms = [(junk(rng, 8), junk(rng, 8), 0.25), rest()]
+    return head("distractor: reads junk", terms, junk(rng, 4), junk(rng, 4))
 
 
 def filler_mixture(rng: np.random.Generator) -> HeadDesign:
