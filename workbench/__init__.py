@@ -12,6 +12,7 @@ from workbench import _checkout as _checkout
 from workbench.display import register as _register_display
 
 if TYPE_CHECKING:
+    from workbench.batching.running import batch
     from workbench.cache import open_store
     from workbench.capturing import capture
     from workbench.datasets.loading import load_dataset
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from workbench.subjects.sources import load_subject
 
 __all__ = [
+    "batch",
     "capture",
     "direct_logit_attribution",
     "encode",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "batch": "workbench.batching.running",
     "capture": "workbench.capturing",
     "direct_logit_attribution": "workbench.logit_attribution",
     "encode": "workbench.encoding",

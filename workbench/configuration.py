@@ -88,7 +88,7 @@ def fields(config: type, prefix: str = "") -> Iterator[Field]:
     TypeError
         If a field has no `Option`: a fault of the plugin's author.
     """
-    hints = get_type_hints(config, include_extras=True)
+    hints = hints_of(config)
     for item in dataclasses.fields(config):
         hint, key = hints[item.name], prefix + item.name
         if dataclasses.is_dataclass(hint):
@@ -105,6 +105,12 @@ def fields(config: type, prefix: str = "") -> Iterator[Field]:
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
         yield Field(key, get_args(hint)[0], options[0], default)
+
+
+@functools.cache
+def hints_of(config: type) -> dict[str, Any]:
+    """Return a class's annotations, evaluated; once for each class, as a batch builds thousands of configurations."""
+    return get_type_hints(config, include_extras=True)
 
 
 def build(config: type, values: Mapping[str, Any]) -> Any:
@@ -136,7 +142,7 @@ def build(config: type, values: Mapping[str, Any]) -> Any:
 
 def assemble(config: type, checked: Mapping[str, Any], prefix: str = "") -> Any:
     """Fill a dataclass, nested ones included, from checked values by dotted key."""
-    hints = get_type_hints(config, include_extras=True)
+    hints = hints_of(config)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(config):
         key, hint = prefix + item.name, hints[item.name]
@@ -216,6 +222,11 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with `plain` values."""
+    return {key: plain(value) for key, value in values.items()}
+
+
 # --- YAML ------------------------------------------------------------------------------------------------------------
 def read_yaml(text: str, where: str) -> Any:
     """Parse YAML 1.2 (``1e-4`` is a number, ``no`` is text), safely; a mistake is a UserError that names the place."""
@@ -271,10 +282,8 @@ TEXT_KEYS = ("plugin", "store", "model", "data", "dictionary", "device")
 PATH_KEYS = ("store", "dictionary", "data")
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Read a configuration file, whose keys are those of `FILE_KEYS`.
-
-    Relative paths count from the file.
+def read_keys(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """Read a YAML file that holds some of the known keys.
 
     Raises
     ------
@@ -291,15 +300,35 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: must hold keys such as plugin, store and set, not a {type(values).__name__}")
     for key in values:
-        if key not in FILE_KEYS:
-            raise UserError(f"{path}: no key {key!r}; nearest: {nearest(str(key), FILE_KEYS)}")
+        if key not in known:
+            raise UserError(f"{path}: no key {key!r}; nearest: {nearest(str(key), known)}")
+    return values
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a configuration file, whose keys are those of `FILE_KEYS`.
+
+    Relative paths count from the file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, is not YAML, has another key, or one of another form.
+    """
+    values = read_keys(path, FILE_KEYS)
+    for key in values:
         if key in TEXT_KEYS and not isinstance(values[key], str):
             raise UserError(f"{path}: {key}: {values[key]} must be text")
     if not isinstance(values.get("set", {}), dict):
         raise UserError(f"{path}: set must hold the plugin's options, KEY: VALUE")
     for key in PATH_KEYS:
-        whole = values.get(key)
-        run = whole.rpartition("#")[0] if isinstance(whole, str) else ""  # RUN#NAME, one of a run's dictionaries
-        if isinstance(whole, str) and any((path.parent / name).exists() for name in (whole, run) if name):
-            values[key] = str(path.parent / whole)
+        if isinstance(values.get(key), str):
+            values[key] = from_folder(values[key], path.parent)
     return values
+
+
+def from_folder(place: str, folder: Path) -> str:
+    """Let a path count from a folder, if there is such a thing; an address stays as it is."""
+    run = place.rpartition("#")[0]  # RUN#NAME, one of a run's dictionaries
+    there = any((folder / name).exists() for name in (place, run) if name)
+    return str(folder / place) if there else place

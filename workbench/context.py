@@ -50,6 +50,29 @@ class Inputs:
     dictionary: str | Dictionary | None = None
 
 
+class Loading:
+    """How addresses become objects: loaded anew. A batch keeps what it has loaded for the jobs that follow."""
+
+    def subject(self, address: str, device: str, dtype: str | None, device_map: str | None) -> Subject:
+        """Load a subject model."""
+        from workbench.subjects.sources import load_subject
+
+        log.info("loading subject model %s", address)
+        return load_subject(address, device=device, dtype=dtype, device_map=device_map)
+
+    def dictionary(self, address: str) -> Dictionary:
+        """Load a dictionary."""
+        from workbench.dictionary import load_dictionary
+
+        return load_dictionary(address)
+
+    def data(self, address: str) -> Dataset:
+        """Open a dataset."""
+        from workbench.datasets.loading import load_dataset
+
+        return load_dataset(address)
+
+
 @dataclass
 class Context:
     """What one run has at hand.
@@ -74,6 +97,8 @@ class Context:
         Which kernel was used for which operator; a plugin that uses kernels says so here, for the manifest.
     ranks : Ranks
         The processes of the run; one alone, unless the plugin is `Plugin.distributed` and torchrun started more.
+    loading : Loading
+        Turns addresses into objects.
     """
 
     config: Any
@@ -86,6 +111,7 @@ class Context:
     device_map: str | None = None
     kernels: dict[str, str] = field(default_factory=dict)
     ranks: Ranks = ALONE
+    loading: Loading = field(default_factory=Loading)
 
     @property
     def store(self) -> Store:
@@ -113,12 +139,9 @@ class Context:
 
     @cached_property
     def _subject(self) -> Subject:
-        from workbench.subjects.sources import load_subject
-
         model = self.inputs.model or model_address(self.store)
         if isinstance(model, str):
-            self.log.info("loading subject model %s", model)
-            model = load_subject(model, device=self.device, dtype=self.dtype, device_map=self.device_map)
+            model = self.loading.subject(model, self.device, self.dtype, self.device_map)
         if self.inputs.store is not None:
             require_same_model(model, self.inputs.store)
         return model
@@ -140,12 +163,10 @@ class Context:
 
     @cached_property
     def _dictionary(self) -> Dictionary:
-        from workbench.dictionary import load_dictionary
-
         if self.inputs.dictionary is None:
             raise UserError("no dictionary: give --dictionary RUN (a run of 'sae', or a folder in SAELens's layout)")
         if isinstance(self.inputs.dictionary, str):
-            return load_dictionary(self.inputs.dictionary)
+            return self.loading.dictionary(self.inputs.dictionary)
         return self.inputs.dictionary
 
     def data(self) -> Dataset:
@@ -154,10 +175,8 @@ class Context:
 
     @cached_property
     def _data(self) -> Dataset:
-        from workbench.datasets.loading import load_dataset
-
         data = self.inputs.data or dataset_address(self.store)
-        return load_dataset(data) if isinstance(data, str) else data
+        return self.loading.data(data) if isinstance(data, str) else data
 
     def rng(self, name: str) -> np.random.Generator:
         """Return a random generator of its own for each use, seeded by the run's seed and a name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shlex
 import sys
@@ -247,9 +248,45 @@ def execute(request: Request, out: Path | None, ranks: Ranks = ALONE) -> Run | N
         context.log.info("%s is done already", folder)
         ranks.tell("")
         return load_run(folder)
+    make_run(request, context, parts, folder)
+    return load_run(folder)
+
+
+def make_run(
+    request: Request,
+    context: Context,
+    parts: Mapping[str, Any],
+    folder: Path,
+    *,
+    drawn: bool = True,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Run a request in its context and keep the result in a folder, which is there when all is done.
+
+    Parameters
+    ----------
+    request : Request
+        With complete inputs.
+    context : Context
+        Of the request; its `work` is set here.
+    parts : mapping
+        From `identity_parts`.
+    folder : Path
+        Of the run.
+    drawn : bool
+        False leaves figures and report for later (`workbench.batching.drawing`).
+    more : mapping, optional
+        Further keys of the manifest.
+
+    Raises
+    ------
+    UserError
+        If the folder exists or is being written, or the plugin finds its input wrong.
+    """
+    identity = identity_of(parts)
     with run_folder(folder, identity) as part, logging_to(part / "log.txt", context.log):
         context.work = part / "work"
-        ranks.tell(str(part.resolve()))
+        context.ranks.tell(str(part.resolve()))
         started, clock = datetime.now(UTC), time.perf_counter()
         context.log.info("%s: %s", request.plugin.name, request.plugin.help)
         store = request.inputs.store
@@ -260,19 +297,28 @@ def execute(request: Request, out: Path | None, ranks: Ranks = ALONE) -> Run | N
             raise TypeError(f"{request.plugin.__name__}.run returned {type(result).__name__}, not a Result")
         seconds = round(time.perf_counter() - clock, 3)
         context.log.info("done in %.1f s", seconds)
-        result.save(part)
+        result.save(part, drawn=drawn)
         manifest = manifest_of(request, context, parts, identity, started, seconds)
-        write_json(part / "manifest.json", manifest)
-        from workbench.report import write_report
+        write_json(part / "manifest.json", {**manifest, **(more or {})})
+        if drawn:
+            from workbench.report import write_report
 
-        write_report(part)
-    return load_run(folder)
+            write_report(part)
+
+
+class LogFile(logging.FileHandler):
+    """A log file that stays closed: the usual one is opened again by a line that another thread was about to write."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        if self.stream is not None:
+            super().emit(record)
 
 
 @contextmanager
 def logging_to(path: Path, log: logging.Logger) -> Iterator[None]:
     """Write what is logged inside the block to a file as well."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)
@@ -288,13 +334,23 @@ def logging_to(path: Path, log: logging.Logger) -> Iterator[None]:
 
 def identity_parts(request: Request, context: Context) -> dict[str, Any]:
     """Collect what decides the numbers, as canonical values: never a machine, a path or a time."""
-    plugin, inputs = request.plugin, request.inputs
-    parts: dict[str, Any] = {
-        "plugin": plugin.name,
-        "plugin_version": plugin.version,
+    return {**own_parts(request), **input_parts(request, context)}
+
+
+def own_parts(request: Request) -> dict[str, Any]:
+    """Return the parts of an identity that the request itself holds: plugin, its version, configuration, seed."""
+    return {
+        "plugin": request.plugin.name,
+        "plugin_version": request.plugin.version,
         "config": configuration.to_dict(request.config),
         "seed": request.seed,
     }
+
+
+def input_parts(request: Request, context: Context) -> dict[str, str]:
+    """Return the fingerprints of what the request reads; a model that was given is loaded for it."""
+    plugin, inputs = request.plugin, request.inputs
+    parts: dict[str, str] = {}
     if inputs.store is not None:
         parts["store"] = inputs.store.fingerprint()
         parts["labels"] = inputs.store.labels_fingerprint()
@@ -357,6 +413,7 @@ def manifest_of(
     }
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of the packages that compute."""
     found = {}

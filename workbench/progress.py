@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
+drawn = True  # False in a process that shares its terminal with others: the workers of a batch
 
 
 class RateColumn(ProgressColumn):
@@ -94,7 +95,7 @@ def progress(
     """
     ticker = Ticker(total, unit, description, log or logging.getLogger("workbench"), done)
     console = Console(file=sys.stderr)
-    if not (console.is_terminal or console.is_jupyter):
+    if not drawn or not (console.is_terminal or console.is_jupyter):
         yield ticker
         return
     columns = (

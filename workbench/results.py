@@ -248,17 +248,19 @@ class Result:
             raise ValueError(f"section {name!r}: data must be plain JSON without NaN: {error}") from error
         self.sections[name] = Section(kind, copied, description)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, drawn: bool = True) -> None:
         """Write the result's files into `folder`, replacing those of an earlier result there.
 
         Parameters
         ----------
         folder : path
             Made if missing. Files of a run that are not the result's (manifest, log) are left alone.
+        drawn : bool
+            False leaves the figures out and keeps their names only: drawing may take longer than the work itself.
         """
         from workbench.results_files import save_result
 
-        save_result(self, Path(folder))
+        save_result(self, Path(folder), drawn=drawn)
         self.folder = Path(folder)
 
     @classmethod

@@ -12,7 +12,7 @@ sections/NAME.json       the data of a report section
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ _SUFFIXES = {
 }
 
 
-def save_result(result: Result, folder: Path) -> None:
+def save_result(result: Result, folder: Path, *, drawn: bool = True) -> None:
     """Write a result into a run folder; see the module for the layout.
 
     Parameters
@@ -47,6 +47,8 @@ def save_result(result: Result, folder: Path) -> None:
         Unchanged.
     folder : Path
         Made if missing. Files left by an earlier result there are replaced or removed; others are not touched.
+    drawn : bool
+        False leaves the figures out; `result.json` names them under "undrawn".
 
     Raises
     ------
@@ -59,14 +61,38 @@ def save_result(result: Result, folder: Path) -> None:
         _write_array(folder / "arrays" / f"{name}.h5", array)
     for name, weights in result.weights.items():
         _write_weights(folder / "weights" / f"{name}.safetensors", weights)
-    for name, figure in result.figures.items():
-        _write_bytes(folder / "figures" / f"{name}.svg", figure.svg())
-        _write_bytes(folder / "figures" / f"{name}.png", figure.png())
+    figures = result.figures if drawn else {}
+    _write_figures(folder, figures)
     for name, section in result.sections.items():
         _write_json(folder / "sections" / f"{name}.json", section.data, indent=None)
     _write_json(folder / "metrics.json", {name: _metric_to_json(metric) for name, metric in result.metrics.items()})
-    _write_json(folder / "result.json", _index(result))
+    undrawn = [name for name in result.figures if name not in figures]
+    index = {**_index(result), **({"figures": {}, "undrawn": undrawn} if undrawn else {})}
+    _write_json(folder / "result.json", index)
     _remove_others(result, folder)
+
+
+def add_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Draw the figures of a result that was saved without them.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the saved result.
+    figures : mapping of str to Figure
+        All of the result.
+    """
+    index = read_index(folder)
+    _write_figures(folder, figures)
+    index["figures"] = {name: {"description": figure.description} for name, figure in figures.items()}
+    index.pop("undrawn", None)
+    _write_json(folder / "result.json", index)
+
+
+def _write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    for name, figure in figures.items():
+        _write_bytes(folder / "figures" / f"{name}.svg", figure.svg())
+        _write_bytes(folder / "figures" / f"{name}.png", figure.png())
 
 
 def load_result(folder: Path) -> Result:

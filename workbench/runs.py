@@ -25,6 +25,10 @@ SCHEMA = 1
 RUNS = Path("runs")
 
 
+class BusyError(UserError):
+    """A run folder is being written by another process."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run.
@@ -133,11 +137,9 @@ def run_folder(folder: Path, identity: str) -> Iterator[Path]:
     Raises
     ------
     UserError
-        If the folder exists, belongs to another run, or is being made by another process.
+        If the folder exists, belongs to another run, or (a `BusyError`) is being made by another process.
     """
-    if folder.exists():
-        what = "holds another run" if (folder / "manifest.json").is_file() else "is no run folder"
-        raise UserError(f"{folder} exists already and {what}: name another folder with --out")
+    refuse_existing(folder)
     part = part_of(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -149,10 +151,11 @@ def run_folder(folder: Path, identity: str) -> Iterator[Path]:
     except filelock.Timeout:
         if not Path(lock.lock_file).exists():  # it could not be made: some file systems say so in no other way
             raise UserError(f"cannot write in {folder.parent}") from None
-        raise UserError(f"{part} is being written by another process") from None
+        raise BusyError(f"{part} is being written by another process") from None
     except OSError as error:
         raise UserError(f"cannot write in {folder.parent}: {error.strerror}") from None
     try:
+        refuse_existing(folder)  # another process may have made it before the lock was ours
         old = identity_in(part)
         if part.exists() and old is not None and old != identity:
             raise UserError(f"{part} is an unfinished run of other inputs or options: remove it, or name another --out")
@@ -170,8 +173,15 @@ def run_folder(folder: Path, identity: str) -> Iterator[Path]:
         part.rename(folder)
         sync_folder(folder.parent)
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: afterwards it may be another's already
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise a UserError if a folder where a run shall appear is there already."""
+    if folder.exists():
+        what = "holds another run" if (folder / "manifest.json").is_file() else "is no run folder"
+        raise UserError(f"{folder} exists already and {what}: name another folder with --out")
 
 
 def sync_folder(folder: Path) -> None:

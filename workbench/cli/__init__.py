@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from workbench.errors import UserError
+from workbench.errors import is_wrong_input
 
 DONE, FAULT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -46,14 +46,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:  # newer typers make this number of Ctrl-C themselves
         print("interrupted; the same command continues", file=sys.stderr)  # noqa: T201
     return code if isinstance(code, int) else DONE
-
-
-def is_wrong_input(error: Exception) -> bool:
-    """True for errors that a person can mend: ours, and those of the ground-floor rooms that have been imported."""
-    rooms = (
-        ("workbench.cache", "StoreError"),
-        ("workbench.probes", "ProbeError"),
-        ("workbench.kernels.errors", "KernelError"),
-    )
-    kinds = [getattr(sys.modules[room], name) for room, name in rooms if room in sys.modules]
-    return isinstance(error, (UserError, *kinds))

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from workbench.cli import capture, demo, dictionary, encode, kernels, models, plugin, plugins, report, run, store, zoo
+from workbench.cli import (
+    batch,
+    capture,
+    demo,
+    dictionary,
+    encode,
+    kernels,
+    models,
+    plugin,
+    plugins,
+    report,
+    run,
+    store,
+    zoo,
+)
 
 app = typer.Typer(
     help="One workbench for mechanistic interpretability: hook, cache, train, probe and intervene.",
@@ -15,6 +29,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("capture")(capture.capture)
 app.add_typer(run.app, name="run")
+app.command("batch")(batch.batch)
 app.command("encode")(encode.encode)
 app.command("reconstruct")(encode.reconstruct)
 app.command("plugins")(plugins.plugins)
