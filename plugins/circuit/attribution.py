@@ -39,11 +39,6 @@ class EdgeScores:
     edges: np.ndarray
     nodes: np.ndarray
 
-    @property
-    def per_example(self) -> np.ndarray:
-        """Scores of nodes by example; another name for `nodes`."""
-        return self.nodes
-
 
 @dataclass(frozen=True)
 class Point:

@@ -76,7 +76,7 @@ def patch_nodes(
                 scores[at, source] = scored(subject, receiver, objective, at, edits) - before
             if graph.mlps:
                 name = f"blocks.{layer}.hook_mlp_out"
-                edits = {name: lambda _, __, value=given.captured[name]: value}  # type: ignore[misc]
+                edits = {name: taken_from(given.captured[name])}
                 scores[at, graph.mlp(layer)] = scored(subject, receiver, objective, at, edits) - before
         if on_batch is not None:
             on_batch(len(at))
@@ -166,6 +166,15 @@ def head_from(values: Tensor, head: int) -> Edit:
     def edit(activation: Tensor, at: At) -> Tensor:
         activation[:, :, head] = values[:, :, head]
         return activation
+
+    return edit
+
+
+def taken_from(values: Tensor) -> Edit:
+    """Return an edit that takes the whole activation from another run."""
+
+    def edit(activation: Tensor, at: At) -> Tensor:
+        return values
 
     return edit
 

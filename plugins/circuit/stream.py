@@ -54,7 +54,7 @@ class Stream:
     def __init__(self, subject: Subject, graph: Graph) -> None:
         self.subject, self.graph = subject, graph
         self.exit = f"blocks.{graph.n_layers - 1}.hook_resid_post"
-        self.gains = [head_gain(subject, layer) for layer in range(graph.n_layers)]
+        self.gains = head_gains(subject)
 
     def batches(self, pairs: Pairs, size: int) -> Iterator[tuple[np.ndarray, Batch, Batch]]:
         """Yield which examples these are, the clean batch and the corrupted one.
@@ -133,17 +133,23 @@ def scale_name(layer: int) -> str:
     return f"blocks.{layer}.ln1_post.hook_scale"
 
 
-def head_gain(subject: Subject, layer: int) -> HeadGain:
-    """Find out, on a few tokens, how a layer's heads enter the stream.
+def head_gains(subject: Subject) -> list[HeadGain]:
+    """Find out, by a pass over a few tokens, how each layer's heads enter the stream.
 
     Raises
     ------
     UserError
-        If neither a plain sum, nor a multiple, nor a norm of the sum is what the attention adds.
+        If neither a plain sum, nor a multiple, nor a norm of the sum is what an attention adds.
     """
-    at, scale = f"blocks.{layer}.", scale_name(layer)
-    names = [f"{at}attn.hook_result", f"{at}hook_attn_out"] + [scale] * (scale in subject.hook_points)
+    names = [f"blocks.*.{name}" for name in ("attn.hook_result", "hook_attn_out")]
+    names += ["blocks.*.ln1_post.hook_scale"] * (scale_name(0) in subject.hook_points)
     seen = subject.capture(subject.batch([[0, 1, 2]]), names)
+    return [head_gain(subject, layer, seen) for layer in range(subject.n_layers)]
+
+
+def head_gain(subject: Subject, layer: int, seen: Mapping[str, Tensor]) -> HeadGain:
+    """Find the gain of one layer in what was seen."""
+    at, scale = f"blocks.{layer}.", scale_name(layer)
     total, added = seen[f"{at}attn.hook_result"].sum(2).double(), seen[f"{at}hook_attn_out"].double()
     bias = weight_or_none(subject, "b_O", layer)
     if bias is not None:
