@@ -23,7 +23,8 @@ class Graph:
     Attributes
     ----------
     n_layers, n_heads, n_key_value_heads : int
-        Sizes. Where heads share keys and values (grouped-query attention), a shared key or value is one destination.
+        Sizes. Where heads share keys and values (grouped-query attention), a shared key or value is one destination;
+        take the graph of `workbench.subjects.ungrouping.ungrouped` to tell the heads' apart.
     mlps : bool
         Blocks have MLPs.
     parallel : bool

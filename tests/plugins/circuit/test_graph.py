@@ -5,6 +5,7 @@ import pytest
 
 from workbench.errors import UserError
 from workbench.plugins.circuit.graph import Graph
+from workbench.subjects.ungrouping import ungrouped
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,9 @@ def test_edges_are_those_of_a_naive_loop(n_kv, mlps, parallel):
 def test_graph_of_a_subject(random_subject):
     assert Graph.of(random_subject()) == Graph(2, 4, 4, True, False)
     assert Graph.of(random_subject(norm="none", d_mlp=0)) == Graph(2, 4, 4, False, False)
-    assert Graph.of(random_subject(n_key_value_heads=1)) == Graph(2, 4, 1, True, False)
+    shared = random_subject(n_key_value_heads=1)
+    assert Graph.of(shared) == Graph(2, 4, 1, True, False)
+    assert Graph.of(ungrouped(shared)) == Graph.of(random_subject())
 
 
 @pytest.mark.parametrize(

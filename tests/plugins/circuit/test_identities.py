@@ -14,11 +14,15 @@ from workbench.plugins.circuit.objectives import objective
 from workbench.plugins.circuit.pairs import Pairs
 from workbench.plugins.circuit.patching import patch_edges, patch_nodes, read_places, with_added
 from workbench.plugins.circuit.stream import Stream
+from workbench.subjects.ungrouping import ungrouped
 
 OURS = {
     "pre-norm": {},
     "attention only, no norm": {"norm": "none", "d_mlp": 0, "n_layers": 3},
+}
+SHARED = {
     "grouped": {"n_key_value_heads": 2, "rotary_base": 100.0, "d_head": 4},
+    "ungrouped": {"n_key_value_heads": 2},
 }
 SIZES = {
     "hidden_size": 24, "num_attention_heads": 6, "num_hidden_layers": 2, "intermediate_size": 40, "vocab_size": 50,
@@ -56,11 +60,16 @@ def random_library_subject(family, folder):
     )
 
 
-@pytest.fixture(scope="module", params=[*OURS, *(pytest.param(name, marks=pytest.mark.long) for name in LIBRARY)])
+def marked(names, mark):
+    return [pytest.param(name, marks=mark) for name in names]
+
+
+@pytest.fixture(scope="module", params=[*OURS, *marked(SHARED, pytest.mark.slow), *marked(LIBRARY, pytest.mark.long)])
 def subject(request, random_subject, tmp_path_factory):
-    if request.param in OURS:
-        return random_subject(**OURS[request.param])
-    return random_library_subject(request.param, tmp_path_factory.mktemp("model"))
+    if request.param in LIBRARY:
+        return random_library_subject(request.param, tmp_path_factory.mktemp("model"))
+    made = random_subject(**{**OURS, **SHARED}[request.param])
+    return ungrouped(made) if request.param == "ungrouped" else made
 
 
 @pytest.fixture(scope="module")
