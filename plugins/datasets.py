@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.datasets.files import FileKind, kind_of
+from workbench.datasets.files import FileKind, holds_pairs, kind_of
 from workbench.datasets.protocol import Dataset
 from workbench.errors import UserError
 from workbench.hookspecs import hookimpl
@@ -70,8 +70,8 @@ def load_images(rest: str) -> Dataset:
 
 
 def looks_like(kind: FileKind) -> Callable[[Path], bool]:
-    """Return a function that recognises files and folders of one kind."""
-    return lambda path: kind_of(path) == kind
+    """Return a function that recognises files and folders of one kind; pairs of prompts are no documents."""
+    return lambda path: kind_of(path) == kind and not holds_pairs(path)
 
 
 @hookimpl

@@ -43,6 +43,7 @@ def make_result():
     result.add_figure("curve", figure, description="falls")
     result.add_weights("sae", {"W": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).T}, description="w")
     result.add_section("note", "text", {"paragraphs": ["</script> ü"]}, "a note")
+    result.add_file("graph.graphml", "<graphml>ü</graphml>", description="for others")
     return result
 
 
@@ -55,6 +56,21 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     make_result().save(folder)
     return folder
+
+
+def test_files_are_kept_as_they_are_and_those_of_an_earlier_result_go(saved, tmp_path):
+    assert (saved / "files" / "graph.graphml").read_bytes() == "<graphml>ü</graphml>".encode()
+    loaded = Result.load(saved)
+    assert loaded.files["graph.graphml"].data == (saved / "files" / "graph.graphml").read_bytes()
+    assert loaded.files["graph.graphml"].description == "for others"
+    make_result().save(tmp_path)
+    Result().save(tmp_path)
+    assert not list((tmp_path / "files").iterdir())
+    index = json.loads((saved / "result.json").read_text())
+    older = tmp_path / "older"
+    make_result().save(older)
+    (older / "result.json").write_text(json.dumps({key: value for key, value in index.items() if key != "files"}))
+    assert Result.load(older).files == {}  # of a workbench that knew no files
 
 
 def test_everything_comes_back(saved):

@@ -43,6 +43,7 @@ def result_html(result: "Result") -> str:
     others = [
         ("arrays", ", ".join(f"{name} {list(array.shape)}" for name, array in result.arrays.items())),
         ("weights", ", ".join(f"{name} ({', '.join(tensors)})" for name, tensors in result.weights.items())),
+        ("files", ", ".join(result.files)),
         ("sections", ", ".join(result.sections)),
         ("figures not shown", ", ".join(list(result.figures)[_FIGURES:])),
     ]

@@ -1,4 +1,4 @@
-"""What a plugin brings back: named metrics, tables, arrays, figures, weights and report sections.
+"""What a plugin brings back: named metrics, tables, arrays, figures, weights, files and report sections.
 
 The module is light (nothing heavy is imported until something is added), so that a plugin's entry module may import it.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from workbench.results_parts import Figure, Metric, Section, Weights
+from workbench.results_parts import Figure, File, Metric, Section, Weights
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from workbench.results_table import Table
 
-__all__ = ["Figure", "Metric", "Result", "Section", "Weights"]
+__all__ = ["Figure", "File", "Metric", "Result", "Section", "Weights"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 @dataclass
 class Result:
-    """Named metrics, tables, arrays, figures, weights and sections, in the order in which they were added.
+    """Named metrics, tables, arrays, figures, weights, files and sections, in the order in which they were added.
 
     Names consist of letters, digits and `-_.`, start with a letter or digit, and are unique within their kind without
     regard to case: most of them become file names.
@@ -43,6 +43,8 @@ class Result:
         matplotlib's, to be restyled; images in a loaded result.
     weights, sections : dict
         Tensors of models, and components of the report.
+    files : dict of str to File
+        For other programs, by file name.
     folder : Path or None
         Where the result was last saved to or loaded from.
 
@@ -60,6 +62,7 @@ class Result:
     figures: dict[str, Figure] = field(default_factory=dict)
     weights: dict[str, Weights] = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
     folder: Path | None = None
 
     def add_metric(
@@ -222,6 +225,26 @@ class Result:
             raise ValueError(f"weights {name!r}: no tensors given")
         self.weights[name] = Weights(tensors, description, config)
 
+    def add_file(self, name: str, data: str | bytes, *, description: str) -> None:
+        """Add a file for other programs, kept as it is as ``files/NAME`` in the run folder.
+
+        Parameters
+        ----------
+        name : str
+            New among the files, with its ending: ``circuit.graphml``.
+        data : str or bytes
+            Its contents; a text is written as UTF-8.
+        description : str
+            What it holds, and who reads it.
+
+        Raises
+        ------
+        ValueError
+            For a bad or taken name.
+        """
+        _require_free(name, self.files, "file")
+        self.files[name] = File(data.encode() if isinstance(data, str) else bytes(data), description)
+
     def add_section(self, name: str, kind: str, data: Any, description: str = "") -> None:
         """Add a component of the report.
 
@@ -287,7 +310,7 @@ class Result:
         return load_result(Path(folder))
 
     def __repr__(self) -> str:
-        parts = ("metrics", "tables", "arrays", "figures", "weights", "sections")
+        parts = ("metrics", "tables", "arrays", "figures", "weights", "files", "sections")
         held = "; ".join(f"{part}: {', '.join(names)}" for part in parts if (names := list(getattr(self, part))))
         return f"<Result {held or 'empty'}>"
 

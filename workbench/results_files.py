@@ -7,6 +7,7 @@ arrays/NAME.h5           /values, its axes named and scaled by /coordinates/…
 weights/NAME.safetensors
 figures/NAME.svg, .png
 sections/NAME.json       the data of a report section
+files/NAME               for other programs, as they are
 """
 
 import json
@@ -25,7 +26,7 @@ import pyarrow.parquet
 import xarray
 
 from workbench.errors import UserError
-from workbench.results import Figure, Metric, Result, Section, Weights
+from workbench.results import Figure, File, Metric, Result, Section, Weights
 from workbench.results_table import Table
 
 SCHEMA = 1
@@ -65,6 +66,8 @@ def save_result(result: Result, folder: Path, *, drawn: bool = True) -> None:
     _write_figures(folder, figures)
     for name, section in result.sections.items():
         _write_json(folder / "sections" / f"{name}.json", section.data, indent=None)
+    for name, file in result.files.items():
+        _write_bytes(folder / "files" / name, file.data)
     _write_json(folder / "metrics.json", {name: _metric_to_json(metric) for name, metric in result.metrics.items()})
     undrawn = [name for name in result.figures if name not in figures]
     index = {**_index(result), **({"figures": {}, "undrawn": undrawn} if undrawn else {})}
@@ -122,6 +125,8 @@ def load_result(folder: Path) -> Result:
         tensors = _read(folder / "weights" / f"{name}.safetensors", _tensors_from_file)
         tensors = {key: tensors[key] for key in about["tensors"] if key in tensors} | tensors  # in the order of saving
         result.weights[name] = Weights(tensors, about["description"], about["config"])
+    for name, about in index["files"].items():
+        result.files[name] = File(_read(folder / "files" / name, Path.read_bytes), about["description"])
     return result
 
 
@@ -147,7 +152,7 @@ def load_shown(folder: Path) -> Result:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Read `result.json`: for tables, arrays, weights, figures and sections, name to what is known without opening it.
+    """Read `result.json`: what there is of each kind, name to what is known without opening it.
 
     Parameters
     ----------
@@ -172,6 +177,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or not of this workbench")
     if index["schema"] != SCHEMA:
         raise UserError(f"{path}: schema {index['schema']!r}, but this version of the workbench reads {SCHEMA}")
+    index.setdefault("files", {})  # which earlier results have not
     return index
 
 
@@ -208,10 +214,17 @@ def _index(result: Result) -> dict[str, Any]:
             name: {"kind": section.kind, "description": section.description}
             for name, section in result.sections.items()
         },
+        "files": {
+            name: {"description": file.description, "bytes": len(file.data)} for name, file in result.files.items()
+        },
     }
 
 
 def _remove_others(result: Result, folder: Path) -> None:
+    if (folder / "files").is_dir():
+        for path in (folder / "files").iterdir():
+            if path.is_file() and path.name not in result.files:
+                path.unlink()
     for part, suffixes in _SUFFIXES.items():
         kept = {f"{name}{suffix}" for name in getattr(result, part) for suffix in suffixes}
         if (folder / part).is_dir():

@@ -110,6 +110,14 @@ class Weights(dict[str, "torch.Tensor"]):
 
 
 @dataclass(frozen=True)
+class File:
+    """A file in another program's format, with a description of what it holds."""
+
+    data: bytes = field(repr=False)
+    description: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A component of the report: data for one of the templates that the report package knows.
 

@@ -11,6 +11,23 @@ from workbench.testing import PluginConformance
 HOOKS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 
 
+class TestCircuit(PluginConformance):
+    plugin = "circuit"
+    model = "zoo:planted-induction-11"
+    options: ClassVar = {
+        "examples": 8,
+        "steps": 2,
+        "copies": 1,
+        "draws": 20,
+        "permutations": 10,
+        "sae.examples": 8,
+        "sae.train_examples": 4,
+        "sae.latents": 20,
+        "sae.steps": 10,
+        "sae.seeds": 2,
+    }
+
+
 class TestNullspace(PluginConformance):
     plugin = "nullspace"
     capture = CaptureDefault("zoo:calendar", "calendar", HOOKS, rows=1500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,19 @@ def kind_of(path: Path) -> FileKind | None:
     if suffixes & JSON_LINES_SUFFIXES:
         return "jsonl"
     return "text" if otherwise else None
+
+
+def holds_pairs(path: Path) -> bool:
+    """Tell whether a file of JSON lines holds pairs of prompts: its first record has ``clean`` and ``corrupted``."""
+    if path.suffix.lower() not in JSON_LINES_SUFFIXES or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        record = json.loads(first.decode("utf-8-sig"))
+    except ValueError:
+        return False  # whoever opens it says what is wrong
+    return isinstance(record, dict) and {"clean", "corrupted"} <= record.keys()
 
 
 def split_options(rest: str, allowed: Sequence[str]) -> tuple[Path, dict[str, str]]:

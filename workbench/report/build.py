@@ -77,6 +77,7 @@ def report_html(folder: Path) -> str:
         ],
         arrays=index["arrays"],
         weights=index["weights"],
+        files=index["files"],
         config=list(_config(manifest)),
         manifest=manifest,
         style=Markup(static("report.css")),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from workbench.datasets.loading import load_dataset
 from workbench.errors import UserError
 from workbench.plugins.circuit.tasks.jsonl import PairsFile
 
@@ -73,6 +74,12 @@ def test_what_is_wrong_is_said_with_its_line(records, says, tmp_path, subject):
     records = [*records, IDS] if "no answer" in says else records
     with pytest.raises(UserError, match=says):
         PairsFile(str(write(tmp_path, *records))).make(subject, 10, np.random.default_rng(0))
+
+
+def test_the_path_alone_is_recognised(tmp_path):
+    assert isinstance(load_dataset(str(write(tmp_path, IDS))), PairsFile)
+    (tmp_path / "texts.jsonl").write_text('{"text": "no pairs"}\n', encoding="utf-8")
+    assert not isinstance(load_dataset(str(tmp_path / "texts.jsonl")), PairsFile)
 
 
 def test_a_file_that_is_not_there(tmp_path):
