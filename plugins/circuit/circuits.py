@@ -133,7 +133,7 @@ class Ablated:
         self.scales: dict[int, Tensor] = {}
 
     def edits(self) -> dict[str, Edit]:
-        """Return the edits, sources before destinations where they share a hook point."""
+        """Return the edits by hook point."""
         graph = self.graph
         edits: dict[str, Edit] = {ENTRY: self.note_input}
         if POSITIONS in self.stream.subject.hook_points:

@@ -158,7 +158,7 @@ def test_no_prompt_is_refused():
         pairs("planted-ioi-0", 0, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_is_the_attention_only_model_of_transformer_lens():
     from transformer_lens import HookedTransformer, HookedTransformerConfig
