@@ -107,6 +107,13 @@ class Document:
     fields: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
+class Description(NamedTuple):
+    """A text of a pool of descriptions, and what it names: (label, category), several or none."""
+
+    text: str
+    names: frozenset[tuple[str, str]] = frozenset()
+
+
 class Dataset(ABC):
     """Documents in a fixed order, and their labels.
 
@@ -142,6 +149,18 @@ class Dataset(ABC):
         That is a `SpanLabel` for a text, a `PixelLabel` for an image.
         """
         return {}
+
+    def class_prompts(self, label: str) -> Mapping[str, Sequence[str]]:
+        """Return texts that name each category of a label, for subjects that match images with texts; may be empty."""
+        return {}
+
+    def descriptions(self) -> Sequence[Description]:
+        """Return a pool of texts to describe what is seen in the documents; may be empty."""
+        return ()
+
+    def mask(self, index: int) -> NDArray[np.uint8] | None:
+        """Return where the objects of an image are, uint8 [height, width], 0 elsewhere; None where nobody knows."""
+        return None
 
     def label_spec(self, name: str) -> LabelSpec:
         """Return a label's description; an unknown name is an error that gives the nearest three."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,8 +15,8 @@ import platformdirs
 import xxhash
 from numpy.typing import NDArray
 
-from workbench.datasets.protocol import Dataset, Document, LabelSpec, PixelLabel
-from workbench.datasets.shapes_captions import phrase
+from workbench.datasets.protocol import Dataset, Description, Document, LabelSpec, PixelLabel
+from workbench.datasets.shapes_captions import class_prompts, descriptions, phrase
 from workbench.datasets.shapes_renderer import render
 from workbench.datasets.shapes_scenes import (
     ATTRIBUTES,
@@ -177,6 +177,15 @@ class Shapes(Dataset):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Return where the objects of a document are, uint8 [height, width]: 0 background, 1 and 2 the objects."""
         return render(self.scene(index))[1]
+
+    def class_prompts(self, label: str) -> Mapping[str, Sequence[str]]:
+        """See `Dataset.class_prompts`."""
+        attribute = label.removesuffix("_1").removesuffix("_2")
+        return class_prompts(attribute) if attribute in ATTRIBUTES else {}
+
+    def descriptions(self) -> Sequence[Description]:
+        """See `Dataset.descriptions`."""
+        return descriptions()
 
     def attribute_mask(self, index: int, attribute: str) -> NDArray[np.int64]:
         """Return each pixel's value of an attribute, int64 [height, width]: an index into its names, -1 background.

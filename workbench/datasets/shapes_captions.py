@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from workbench.datasets.protocol import Description
 from workbench.datasets.shapes_scenes import ATTRIBUTES, MAIN, Scene
 from workbench.errors import UserError, nearest
 
@@ -221,13 +222,6 @@ def class_prompts(attribute: str) -> dict[str, list[str]]:
     if attribute not in ATTRIBUTES:
         raise UserError(f"no attribute {attribute!r}; nearest: {nearest(attribute, ATTRIBUTES)}")
     return {name: prompts({attribute: name}) for name in ATTRIBUTES[attribute]}
-
-
-class Description(NamedTuple):
-    """A text of the pool, and what it names: attribute and value, several or none."""
-
-    text: str
-    names: frozenset[tuple[str, str]]
 
 
 @cache
