@@ -57,6 +57,27 @@ class TestSae(PluginConformance):
     }
 
 
+class TestSecondOrder(PluginConformance):
+    plugin = "second-order"
+    model, data = "zoo:shapes-clip#vision", "shapes"
+    options: ClassVar = {
+        "layer": [3, 4],
+        "label": "colour",
+        "images": 40,
+        "top": 8,
+        "terms": 2,
+        "selective": 8,
+        "indirect": False,
+        "controls": False,
+        "permutations": 100,
+        "draws": 20,
+        "shown": 0,
+        "segmentation.images": 8,
+        "segmentation.neurons": 10,
+    }
+    wrong = (({"layer": 5}, "0 to 4"), ({"label": "held_out"}, "nearest of shapes"))
+
+
 class TestSparseProbe(PluginConformance):
     plugin = "sparse-probe"
     capture = CaptureDefault("zoo:calendar", "calendar", HOOKS, rows=1500)
