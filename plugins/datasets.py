@@ -28,6 +28,14 @@ def load_calendar(rest: str) -> Dataset:
     return Calendar()
 
 
+def load_modular(rest: str) -> Dataset:
+    """Open the sums modulo a prime."""
+    from workbench.datasets.modular import Modular
+
+    refuse_rest("modular", rest)
+    return Modular()
+
+
 def load_shapes(rest: str) -> Dataset:
     """Open the rendered scenes of `zoo:shapes-clip`."""
     from workbench.datasets.shapes import load_shapes
@@ -76,7 +84,7 @@ def looks_like(kind: FileKind) -> Callable[[Path], bool]:
 
 @hookimpl
 def provide_datasets() -> list[DatasetSource]:
-    """Offer ``python-stdlib``, ``calendar``, ``shapes``, ``text:``, ``jsonl:``, ``hf:`` and ``images:``."""
+    """Offer ``python-stdlib``, ``calendar``, ``modular``, ``shapes``, ``text:``, ``jsonl:``, ``hf:``, ``images:``."""
     return [
         DatasetSource(
             "python-stdlib",
@@ -84,6 +92,7 @@ def provide_datasets() -> list[DatasetSource]:
             load_python_stdlib,
         ),
         DatasetSource("calendar", "days and months arithmetic in sentences, with operands and answer", load_calendar),
+        DatasetSource("modular", "sums of two numbers modulo a prime, with operands and answer", load_modular),
         DatasetSource("shapes", "rendered scenes of one object, or of two (shapes:two), with masks", load_shapes),
         DatasetSource("text", "a text file, or a folder of them: one document per file", load_text, looks_like("text")),
         DatasetSource(

@@ -35,7 +35,7 @@ def list_subjects(json: options.Json = False) -> None:
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="pycode, calendar or shapes-clip.")],
+    name: Annotated[str, typer.Argument(help="pycode, calendar, modular or shapes-clip.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; a fresh one under zoo/ if not given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the recipe's own.")] = None,

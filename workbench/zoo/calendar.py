@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from workbench.datasets.calendar_text import (
     PHRASINGS,
@@ -27,36 +26,15 @@ from workbench.subjects.decoder import Decoder, DecoderArchitecture
 from workbench.subjects.tape import Tape
 from workbench.zoo.subject import ZooSubject
 from workbench.zoo.trainer import Lesson, Recipe, as_batch, new_decoder
+from workbench.zoo.words import encode, fourier_shares, word_tokenizer
 
 ABOUT = "decoder language model of days and months arithmetic, exact and vague, and of other sentences"
-BOS = "<|begin|>"
 N_SENTENCES = 120_000
 N_CONTEXT = 32
 RECIPE = Recipe(
     seed=0, steps=8000, batch_size=256, lr=1e-3, weight_decay=0.5, warmup_steps=200, decay_share=0.25, betas=(0.9, 0.98)
 )  # fmt: skip
 STACK = Architecture(n_layers=2, d_model=128, n_heads=4, d_head=32, d_mlp=512, causal=True)
-
-
-def make_tokenizer() -> Any:
-    """Return the tokenizer: a word is a token; a text starts with `BOS`."""
-    words = [BOS, "<|unknown|>", *vocabulary()]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[1]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(Regex(r"^(?![.,<])"), " "), decoders.Fuse()])
-    tokenizer.add_special_tokens(words[:2])
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
-    return tokenizer
-
-
-def encode(tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return tokens [text, pos], padded on the right with zeros, and lengths [text]."""
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-    lengths = np.array([len(row) for row in rows])
-    tokens = np.zeros((len(rows), lengths.max()), np.int64)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = row
-    return tokens, lengths
 
 
 class CalendarLesson(Lesson):
@@ -74,7 +52,7 @@ class CalendarLesson(Lesson):
 
     def __init__(self, recipe: Recipe = RECIPE, n_sentences: int = N_SENTENCES, mixture: Mixture | None = None) -> None:
         self.recipe = recipe
-        self.tokenizer = make_tokenizer()
+        self.tokenizer = word_tokenizer(vocabulary())
         self.mixture = mixture or Mixture()
         self.tokens, self.lengths = encode(self.tokenizer, sentences(n_sentences, recipe.seed, self.mixture))
         self.architecture = DecoderArchitecture(STACK, self.tokenizer.get_vocab_size(), N_CONTEXT)
@@ -112,14 +90,6 @@ def accuracies(model: Decoder, tokenizer: Any) -> dict[str, dict[str, dict[str, 
             by_phrasing = {name: accuracy(model, tokenizer, chosen, name) for name in PHRASINGS}
             result.setdefault(kind, {})[task] = {**by_phrasing, "all": float(np.mean(list(by_phrasing.values())))}
     return result
-
-
-def fourier_shares(embedding: torch.Tensor) -> list[float]:
-    """Return the share of the variance of a circle's embeddings [period, d_model] at each frequency, from 1 up."""
-    power = torch.fft.fft(embedding.double(), dim=0).abs().pow(2).sum(1)
-    period = len(embedding)
-    shares = [float((power[k] + power[-k]) / power[1:].sum()) for k in range(1, (period + 1) // 2)]
-    return shares if period % 2 else [*shares, float(power[period // 2] / power[1:].sum())]
 
 
 def make_lesson(recipe: Recipe = RECIPE) -> CalendarLesson:

@@ -56,6 +56,8 @@ class Recipe:
         Of the matrix products (weights and sums stay float32).
     checkpoint_every : int
         Steps between checkpoints.
+    init_std : float
+        Standard deviation of the matrices at the start.
     """
 
     seed: int
@@ -69,6 +71,7 @@ class Recipe:
     muon_lr: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = 100
+    init_std: float = 0.02
 
     def rate(self, step: int) -> float:
         """Return the share of the peak learning rate at a step, 0 <= step < steps."""
@@ -98,7 +101,7 @@ class Lesson(ABC):
 
     def new_network(self) -> Any:
         """Return the network with random weights, the same for the same seed."""
-        return new_decoder(self.architecture, self.recipe.seed)
+        return new_decoder(self.architecture, self.recipe.seed, self.recipe.init_std)
 
     def loss(self, network: Any, examples: Any) -> Tensor:
         """Return the mean loss of the examples of a step, a scalar in the graph."""
@@ -133,22 +136,22 @@ class Progress:
     seconds: float = 0.0
 
 
-def new_decoder(architecture: DecoderArchitecture, seed: int) -> Decoder:
-    """Return a decoder with random weights: GPT-2's initialisation, the same for the same seed."""
+def new_decoder(architecture: DecoderArchitecture, seed: int, std: float = 0.02) -> Decoder:
+    """Return a decoder with random weights: GPT-2's initialisation (`std` apart), the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Decoder(architecture)
-    initialise(model, architecture.stack.n_layers, torch.Generator().manual_seed(seed))
+    initialise(model, architecture.stack.n_layers, torch.Generator().manual_seed(seed), std)
     return model
 
 
-def initialise(network: nn.Module, n_layers: int, generator: torch.Generator) -> None:
-    """Draw a network's weights as GPT-2's are: matrices of standard deviation 0.02, less into the residual stream."""
+def initialise(network: nn.Module, n_layers: int, generator: torch.Generator, std: float = 0.02) -> None:
+    """Draw a network's weights as GPT-2's are: matrices of standard deviation `std`, less into the residual stream."""
     shrink = (2 * n_layers) ** -0.5
     for name, parameter in network.named_parameters():
         if parameter.ndim >= 2:
             into_stream = name.endswith((".o.weight", ".outer.weight"))
-            nn.init.normal_(parameter, std=0.02 * (shrink if into_stream else 1.0), generator=generator)
+            nn.init.normal_(parameter, std=std * (shrink if into_stream else 1.0), generator=generator)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
 
@@ -161,11 +164,11 @@ def as_batch(tokens: np.ndarray, lengths: np.ndarray) -> Batch:
     return Batch(ids, mask, (positions == 0).expand_as(mask))
 
 
-def next_token_losses(model: Decoder, batch: Batch) -> Tensor:
-    """Return -log p (nats) of each token that has one before it, in one flat tensor; padding left out."""
+def next_token_losses(model: Decoder, batch: Batch, first: int = 1) -> Tensor:
+    """Return -log p (nats) of each token from position `first` >= 1 on, in one flat tensor; padding left out."""
     logits = model(batch, Tape(model.hook_points(), batch, grad=torch.is_grad_enabled()))
-    kept = batch.mask[:, 1:]
-    return F.cross_entropy(logits[:, :-1][kept], batch.inputs[:, 1:][kept], reduction="none")
+    kept = batch.mask[:, first:]
+    return F.cross_entropy(logits[:, first - 1 : -1][kept], batch.inputs[:, first:][kept], reduction="none")
 
 
 def train(lesson: Lesson, folder: Path, *, on_step: Callable[[Progress], None] | None = None) -> tuple[Any, Progress]:

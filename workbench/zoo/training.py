@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from workbench.errors import UserError, nearest
-from workbench.zoo import calendar, pycode, shapes_clip
+from workbench.zoo import calendar, modular, pycode, shapes_clip
 from workbench.zoo.shelf import FILES
 from workbench.zoo.trainer import CHECKPOINT, Lesson, Progress, Recipe, train
 
@@ -32,7 +32,12 @@ class Course(Protocol):
         """Return what the record says of the finished subject."""
 
 
-COURSES: dict[str, Course] = {"calendar": calendar, "pycode": pycode, "shapes-clip": shapes_clip}
+COURSES: dict[str, Course] = {
+    "calendar": calendar,
+    "modular": modular,
+    "pycode": pycode,
+    "shapes-clip": shapes_clip,
+}
 
 
 def recipe_of(name: str, *, seed: int | None = None, steps: int | None = None) -> Recipe:
