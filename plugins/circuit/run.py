@@ -26,6 +26,7 @@ from workbench.plugins.circuit.tasks.induction import Induction
 from workbench.plugins.circuit.tasks.planted import Planted, planted_name
 from workbench.plugins.circuit.tasks.task import Prompts, Task
 from workbench.subjects.protocol import Subject
+from workbench.subjects.ungrouping import ungrouped
 
 if TYPE_CHECKING:
     from workbench.context import Context
@@ -89,7 +90,7 @@ def run(context: Context) -> Result:
         If subject, task and options do not fit each other.
     """
     config: CircuitConfig = context.config
-    subject = context.subject()
+    subject = told_apart(context)
     graph = Graph.of(subject)
     task = task_of(context, subject)
     known = find_known(subject, graph, task.name, config.truth)
@@ -121,6 +122,16 @@ def run(context: Context) -> Result:
         if second is not None:
             compare_tasks(evaluator, found, *second)
     return present(found)
+
+
+def told_apart(context: Context) -> Subject:
+    """Return the subject; where heads share keys and values, with those repeated, so that each head has its own."""
+    subject = context.subject()
+    try:
+        return ungrouped(subject)
+    except UserError as error:
+        context.log.info("%s: heads share keys and values, and a shared one is one destination of edges", error)
+        return subject
 
 
 def task_of(context: Context, subject: Subject) -> Task:

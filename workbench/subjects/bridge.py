@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from workbench.errors import UserError
@@ -89,6 +91,38 @@ class BridgeSubject(TapedSubject):
         self.d_mlp = widths[0] or 0 if widths else 0
         self.text = None if tokenizer is None else HuggingFaceText(tokenizer, self.n_context)
         self.tokenizer = tokenizer
+
+    # --- copies -----------------------------------------------------------------------------------------------------
+    def rebuilt(self, config: Any, fit: Callable[[Tensor, torch.Size], Tensor]) -> BridgeSubject:
+        """Return a subject of the same class with another configuration, or with other weights.
+
+        Parameters
+        ----------
+        config : transformers.PretrainedConfig
+            Of the new model; kept by it.
+        fit : function
+            ``fit(weight, shape)`` gives the new model's weight from this one's, for every parameter and buffer.
+
+        Raises
+        ------
+        UserError
+            If the model is spread over devices.
+        """
+        from accelerate import init_empty_weights
+
+        if len(self.device_map) > 1:
+            raise UserError(f"{self.address} is spread over devices, and cannot be copied from there")
+        with init_empty_weights(include_buffers=False):
+            model = type(self.model)(config)
+        held = self.model.state_dict()
+        wanted = {name: value.shape for name, value in model.state_dict().items()}
+        model.load_state_dict({name: fit(held[name], shape) for name, shape in wanted.items()}, assign=True)
+        model.tie_weights()
+        return BridgeSubject(self.address, model.to(self.device), self.tokenizer)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BridgeSubject:
+        """Copy the weights. Hooks are made anew: copied ones would go on reading the weights of this model."""
+        return self.rebuilt(copy.deepcopy(self.model.config), lambda weight, _: weight.clone())
 
     # --- identity -------------------------------------------------------------------------------------------------
     def fingerprint(self) -> str:

@@ -38,7 +38,7 @@ def ungrouped(subject: Subject) -> Subject:
 
     if isinstance(subject, StackedSubject):
         other = _of_stack(subject)
-    elif hasattr(subject, "model") and hasattr(subject, "parts"):
+    elif hasattr(subject, "rebuilt"):
         other = _of_bridge(subject)
     else:
         raise UserError(f"{subject.address}: {type(subject).__name__} cannot be ungrouped")
@@ -88,20 +88,8 @@ def _of_stack(subject: Any) -> Subject:
 
 def _of_bridge(subject: Any) -> Subject:
     """A model of Hugging Face: the same class, from a configuration in which no head shares."""
-    from accelerate import init_empty_weights
-
-    from workbench.subjects.bridge import BridgeSubject
-
-    if len(subject.device_map) > 1:
-        raise UserError(f"{subject.address} is spread over devices, and cannot be ungrouped there")
     config = copy.deepcopy(subject.model.config)
     if getattr(config, "num_key_value_heads", None) != subject.n_key_value_heads:
         raise UserError(f"{subject.address}: a {type(subject.model).__name__} cannot be ungrouped")
     config.num_key_value_heads = subject.n_heads
-    with init_empty_weights(include_buffers=False):
-        model = type(subject.model)(config)
-    held = subject.model.state_dict()
-    wanted = {name: value.shape for name, value in model.state_dict().items()}
-    model.load_state_dict({name: repeated(held[name], shape, subject) for name, shape in wanted.items()}, assign=True)
-    model.tie_weights()
-    return BridgeSubject(subject.address, model.to(subject.device), subject.tokenizer)
+    return subject.rebuilt(config, lambda weight, shape: repeated(weight, shape, subject))  # type: ignore[no-any-return]
