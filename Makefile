@@ -13,7 +13,7 @@ endif
 
 SANITIZERS = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)
 
-.PHONY: demo test slow long crash shim check constraints
+.PHONY: demo test slow long crash shim docs check constraints
 
 demo: $(READY)  ## set up, then the main job: capture, train, probe, report
 	$(PYTHON) -m workbench demo
@@ -33,6 +33,10 @@ crash: $(READY)  ## fault injection
 shim: $(READY)  ## CUDA kernels: through nvcc where there is one, and on the CPU under sanitizers (needs g++)
 	WORKBENCH_SHIM=sanitized ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SANITIZERS)" \
 	    $(VENV)/bin/pytest tests/kernels/cuda -m "not gpu" --numprocesses auto
+
+docs: $(READY)  ## the documentation as a site, warnings are errors; the notebooks run from a clean kernel
+	$(UV) pip install --quiet --python $(PYTHON) --constraint constraints.txt --group docs
+	$(VENV)/bin/sphinx-build -b html -W --keep-going --quiet docs docs/_build
 
 check: $(READY)  ## types, lint, spelling
 	$(VENV)/bin/mypy

@@ -54,7 +54,7 @@ class Dictionary:
         The k largest scores, then ReLU; all positive scores; scores above their latent's threshold.
     hook_in, hook_out : str
         Hook points that are read and reconstructed; the same for an autoencoder. Several that are read side by side (a
-        crosscoder) are joined by `` + ``; `hooks_in` and `hooks_out` part them.
+        crosscoder) are joined by a plus between blanks; `hooks_in` and `hooks_out` part them.
     k : int, optional
         Of "topk".
     threshold : Tensor [latents], optional

@@ -204,7 +204,7 @@ def splice_losses(
     subject : Subject
         Language or vision.
     examples : sequence
-        What `Subject.batch` takes; `TokenWindow`s say which tokens are special.
+        What `Subject.batch` takes; each `TokenWindow` says which tokens are special.
     conditions : mapping of str to edits
         Name of each condition, other than ``clean``, to its edits.
     ticker : Ticker, optional

@@ -177,8 +177,8 @@ class Subject(ABC):
         Parameters
         ----------
         examples : sequence
-            Text subjects: strings (tokenized as the tokenizer starts a text), or `TokenWindow`s or sequences of token
-            ids (taken as they are). Vision subjects: PIL images, paths, or float tensors [channel, height, width]
+            Text subjects: strings (tokenized as the tokenizer starts a text), or each a `TokenWindow` or a sequence of
+            token ids (taken as they are). Vision subjects: PIL images, paths, or float tensors [channel, height, width]
             already processed.
         """
 
