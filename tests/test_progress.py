@@ -35,3 +35,28 @@ def test_without_a_terminal_lines_go_to_the_log(monkeypatch, caplog):
 def test_an_error_inside_the_loop_passes_through():
     with pytest.raises(ZeroDivisionError), progress(3) as ticker:
         ticker.advance(1 // 0)
+
+
+def test_in_a_notebook_one_output_is_replaced_again_and_again(monkeypatch):
+    display = pytest.importorskip("IPython.display")
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data)
+
+    class Notebook:
+        is_jupyter, is_terminal = True, False
+
+        def __init__(self, file):
+            pass
+
+    monkeypatch.setattr("workbench.progress.Console", Notebook)
+    monkeypatch.setattr("workbench.progress.SECONDS_BETWEEN_DRAWINGS", 0.0)
+    monkeypatch.setattr(display, "display", lambda *data, **options: Handle())
+    with progress(4, "rows", "a < b") as ticker:
+        ticker.advance(2)
+        ticker.advance(2)
+    assert '<progress value="2" max="4">' in shown[1]["text/html"]
+    assert "a &lt; b: 4 rows" in shown[-1]["text/html"]
+    assert "100 % done" in shown[-1]["text/plain"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
+SECONDS_BETWEEN_DRAWINGS = 0.25  # in a notebook, where each one is a message to the browser
 drawn = True  # False in a process that shares its terminal with others: the workers of a batch
 
 
@@ -32,13 +35,14 @@ class RateColumn(ProgressColumn):
 
 
 class Ticker:
-    """Counts the units done; drawn by a rich bar or reported to a log."""
+    """Counts the units done; drawn by a rich bar, shown in a notebook's output, or reported to a log."""
 
     def __init__(self, total: int | None, unit: str, description: str, log: logging.Logger, done: int) -> None:
         self.total, self.unit, self.description, self.log = total, unit, description, log
         self.done = self.done_before = done
         self.note = ""
         self.bar: Progress | None = None
+        self.output: Any = None  # IPython's handle of what is displayed
         self.started = self.last_line = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
@@ -57,9 +61,20 @@ class Ticker:
             self.bar.update(self.bar.task_ids[0], completed=self.done, note=self.note)
             return
         now = time.monotonic()
+        if self.output is not None:
+            if now - self.last_line >= SECONDS_BETWEEN_DRAWINGS:
+                self.last_line = now
+                self.draw()
+            return
         if now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
             self.log.info(self.line(now - self.started))
+
+    def draw(self) -> None:
+        """Replace what the notebook shows: a bar that the browser draws, and the line."""
+        text = html.escape(self.line(time.monotonic() - self.started))
+        bar = f'<progress value="{self.done}" max="{self.total}"></progress> ' if self.total else ""
+        self.output.update({"text/html": f"<div>{bar}<small>{text}</small></div>", "text/plain": text}, raw=True)
 
     def line(self, seconds: float) -> str:
         """Return progress as one line of text."""
@@ -95,7 +110,17 @@ def progress(
     """
     ticker = Ticker(total, unit, description, log or logging.getLogger("workbench"), done)
     console = Console(file=sys.stderr)
-    if not drawn or not (console.is_terminal or console.is_jupyter):
+    if drawn and console.is_jupyter:
+        from IPython.display import display
+
+        ticker.output = display({"text/plain": description}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        ticker.draw()
+        try:
+            yield ticker
+        finally:
+            ticker.draw()
+        return
+    if not drawn or not console.is_terminal:
         yield ticker
         return
     columns = (
