@@ -153,7 +153,9 @@ def test_misspelt_names_are_explained(name):
         load_zoo(name)
 
 
-def test_no_prompt_is_refused():
+def test_wrong_prompts_are_refused():
+    with pytest.raises(UserError, match="must be corrupted or erased"):
+        pairs("planted-ioi-0", 1, 0, "deleted")
     with pytest.raises(UserError, match="at least 1"):
         pairs("planted-ioi-0", 0, 0)
 

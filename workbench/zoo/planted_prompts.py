@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -22,6 +22,7 @@ WORDS = (
     "Paul", "apple", "basket", "candle", "door", "engine", "feather", "garden", "hammer", "island", "jacket", "kettle",
     "<|other|>",
 )  # fmt: skip
+STREAM = 17  # apart from what else is drawn with the same seed
 N_SLOTS = N_CONTEXT - 2  # between the beginning and the last token
 
 
@@ -90,12 +91,14 @@ def pairs(name: str, n: int, seed: int, negatives: Negatives = "corrupted") -> P
     Raises
     ------
     UserError
-        For a name that is no planted subject, or fewer than one example.
+        For a name that is no planted subject, fewer than one example, or other negatives.
     """
     task = Recipe.of(name.removeprefix("zoo:")).task
     if n < 1:
         raise UserError(f"{n} examples: at least 1")
-    rng = np.random.default_rng([seed, 17])
+    if negatives not in get_args(Negatives):
+        raise UserError(f"negatives {negatives!r}: must be {' or '.join(get_args(Negatives))}")
+    rng = np.random.default_rng([seed, STREAM])
     layouts = [LAYOUTS[task](rng) for _ in range(n)]
     clean, negative = (np.empty((n, N_CONTEXT), np.int64) for _ in range(2))
     answer, wrong = [], []
