@@ -58,10 +58,13 @@ def compare_tasks(evaluator: Evaluator, found: Found, other: Task, method: Metho
     size = int(found.circuit.sum())
     own = found.circuit, of_size(graph, ranked_edges(graph, theirs.edge_mean, "magnitude"), size)
     drawn = of_size(graph, context.rng("random circuit").permutation(np.flatnonzero(graph.real)), size)
-    removed = {found.task.address: own[0], other.address: own[1], "random edges": drawn}
+    names = found.task.address, other.address
+    if names[0] == names[1]:
+        names = names[0], f"{names[1]} (second)"
+    removed = {names[0]: own[0], names[1]: own[1], "random edges": drawn}
     left_out = [graph.real & ~each for each in removed.values()]
     rows: list[dict[str, Any]] = []
-    for name, pairs in ((found.task.address, evaluator.pairs), (other.address, evaluating)):
+    for name, pairs in ((names[0], evaluator.pairs), (names[1], evaluating)):
         ends = evaluator.ends(context.work, f"ends-of-{len(rows)}", pairs)
         try:
             ends.check()

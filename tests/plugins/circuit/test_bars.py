@@ -35,13 +35,13 @@ def areas(subject, name, method, config, folder, n_pairs=16, n_prompts=250):
 
 
 @pytest.mark.long
-def test_the_discrete_sae_finds_heads_without_shadows(tmp_path):
+@pytest.mark.parametrize("task", TASKS)
+def test_the_discrete_sae_finds_heads_without_shadows(task, tmp_path):
     found = {}
-    for task in TASKS:
-        for seed in SEEDS:
-            name = f"planted-{task}-{seed}"
-            found[name] = areas(None, name, "discrete-sae", CONFIG, tmp_path / name)
-            print(name, {key: round(value, 3) for key, value in found[name].items()})
+    for seed in SEEDS:
+        name = f"planted-{task}-{seed}"
+        found[name] = areas(None, name, "discrete-sae", CONFIG, tmp_path / name)
+        print(name, {key: round(value, 3) for key, value in found[name].items()})
     assert min(each["nodes"] for each in found.values()) >= 0.95
     assert np.mean([each["pairs"] for each in found.values()]) >= 0.85
 

@@ -22,7 +22,8 @@ TEXTS = (
 N_CONTEXT = 64
 
 
-def make_tokenizer():
+@pytest.fixture(scope="session")
+def worded_tokenizer():
     """A word is a token, with the space before it; a text begins with a token of its own."""
     pieces = {piece for text in TEXTS for piece in re.findall(PIECE, text)}
     words = [word for kind in ("places", "objects", "events", "arguments") for word in word_list(kind)]
@@ -37,8 +38,8 @@ def make_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def subject():
-    backend = make_tokenizer()
+def subject(worded_tokenizer):
+    backend = worded_tokenizer
     stack = Architecture(n_layers=2, d_model=12, n_heads=3, d_head=4, d_mlp=16, causal=True)
     torch.manual_seed(0)
     network = Decoder(DecoderArchitecture(stack, n_vocab=backend.get_vocab_size(), n_context=N_CONTEXT))
