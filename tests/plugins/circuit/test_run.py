@@ -36,6 +36,7 @@ def result(tmp_path_factory):
     return find(tmp_path_factory.mktemp("work"), "zoo:planted-ioi-shadow-2")
 
 
+@pytest.mark.slow
 def test_causal_methods_find_what_is_planted(result):
     metrics = {name: metric.value for name, metric in result.metrics.items()}
     assert metrics["auc.nodes.noising"] == metrics["auc.nodes.eap-ig"] == 1
@@ -46,6 +47,7 @@ def test_causal_methods_find_what_is_planted(result):
     assert result.metrics["cpr.eap-ig"].lo <= metrics["cpr.eap-ig"] <= result.metrics["cpr.eap-ig"].hi
 
 
+@pytest.mark.slow
 def test_tables_say_what_is_known(result):
     nodes = result.tables["nodes"]
     assert nodes["known"].sum() == 3
@@ -63,12 +65,14 @@ def test_tables_say_what_is_known(result):
     assert result.tables["copies"]["auc"].between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_blindness_to_shadows_is_a_finding(result):
     (finding,) = [text for text in result.sections["how-to-read"].data if text.startswith("Finding")]
     assert "blind" in finding
     assert "shadows" in finding
 
 
+@pytest.mark.slow
 def test_the_circuit_is_drawn_and_exported(result):
     record = json.loads(result.files["circuit.json"].data)
     assert record["subject"] == "zoo:planted-ioi-shadow-2"
