@@ -216,3 +216,19 @@ def benjamini_hochberg(p: Sequence[float] | Float[np.ndarray, " tests"]) -> Floa
     rank = np.arange(len(order), 0, -1)
     q[order] = np.minimum(1, np.minimum.accumulate(p[order] * len(order) / rank))
     return q
+
+
+def holm(p: Sequence[float] | Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Return p-values that hold the chance of any false find: Holm's step-down form of Bonferroni's.
+
+    NaN stays NaN and does not count as a test. Holm 1979.
+    """
+    p = np.asarray(p, dtype=float)
+    if ((p < 0) | (p > 1)).any():
+        raise ProbeError("p-values must lie between 0 and 1")
+    adjusted = np.full_like(p, np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    left = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * left))
+    return adjusted
