@@ -12,6 +12,7 @@ import pandas as pd
 from workbench.plugins.sparse_probe.tasks import Task
 from workbench.plugins.sparse_probe.units import read_units
 from workbench.report.latents import LatentContext, LatentPage
+from workbench.spelling import token_texts
 
 if TYPE_CHECKING:
     from workbench.cache import Store
@@ -73,18 +74,6 @@ def best_units(
                 task, hook_point, int(first["unit"]), float(first["auc"]), test, values[:, 0], task.y[task.at(2)]
             )
     return [found[task.name] for task in tasks]
-
-
-def token_texts(store: Store) -> dict[int, str] | None:
-    """Return the text of every token id that the store holds; None where it keeps no tokenizer, or holds images."""
-    path = store.folder / "tokenizer" / "tokenizer.json"
-    if store.examples.modality != "text" or not path.is_file():
-        return None
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
-    ids = np.unique(store.examples.ids).tolist()
-    return dict(zip(ids, tokenizer.decode_batch([[each] for each in ids], skip_special_tokens=False), strict=True))
 
 
 def strongest(unit: BestUnit, n: int) -> np.ndarray:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
+import torch
+
+import workbench as wb
+from workbench.dictionary import Dictionary
 from workbench.plugin import CaptureDefault
 from workbench.registry import registry
 from workbench.testing import PluginConformance
@@ -26,6 +31,39 @@ class TestCircuit(PluginConformance):
         "sae.steps": 10,
         "sae.seeds": 2,
     }
+
+
+class TestCircular(PluginConformance):
+    plugin = "circular"
+    capture = CaptureDefault("zoo:calendar", "calendar", ("blocks.0.hook_resid_pre",), rows=3000)
+    options: ClassVar = {
+        "null.draws": 5,
+        "null.rows": 50,
+        "index_rows": 100,
+        "draws": 10,
+        "shown": 2,
+        "intervene.runs": 8,
+        "intervene.controls": 1,
+        "intervene.grid": 0,
+    }
+    wrong = (({"label": "weekdays"}, "nearest: weekday"), ({"intervene.operand": "weekday"}, "as many labels"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def inputs(cls, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+        """A store, and a dictionary of the words' own embeddings instead of a trained one."""
+        made = tmp_path_factory.mktemp("circular")
+        subject, (hook,) = wb.load_subject(cls.capture.model, device="cpu"), cls.capture.hooks
+        wb.capture(subject, data=cls.capture.data, hooks=[hook], rows=cls.capture.rows, out=made / "acts")
+        embedding = subject.weights("W_E")
+        centre = embedding.mean(0)
+        unit = (embedding - centre) / (embedding - centre).norm(dim=1, keepdim=True)
+        Dictionary(
+            W_enc=unit.clone(), b_enc=torch.zeros(len(unit)), W_dec=unit.clone(), b_dec=centre.clone(),
+            b_pre=centre.clone(), activation="topk", k=1, hook_in=hook, hook_out=hook, scale=1.0,
+            subject_address=subject.address, subject_fingerprint=subject.fingerprint(), address="words",
+        ).save(made / "words")  # fmt: skip
+        return {"store": str(made / "acts"), "dictionary": str(made / "words")}
 
 
 class TestNullspace(PluginConformance):
