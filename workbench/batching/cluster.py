@@ -92,6 +92,9 @@ def local_cluster(workers: int | None, memory: str | None, n_jobs: int) -> Itera
         "distributed.scheduler.allowed-failures": LOST,
         "distributed.comm.timeouts.connect": f"{PATIENCE_S}s",
         "distributed.deploy.lost-worker-timeout": "1000w",  # it may end one that has just started: see Reviver
+        "distributed.worker.memory.pause": False,  # it would wait for others' data to go, and we send none
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.target": False,
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
     }
     with dask.config.set(settings):

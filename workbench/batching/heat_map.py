@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workbench.batching.jobs import text_of
+from workbench.batching.jobs import Job, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,30 +53,37 @@ def measures_shown(table: pd.DataFrame, most: int = 3) -> list[str]:
     return [name for name in order if with_interval.get(name, 0) or not len(with_interval)][:most]
 
 
-def heat_map_of(table: pd.DataFrame, measure: str, axes: list[str]) -> HeatMap:
+def heat_map_of(table: pd.DataFrame, jobs: Sequence[Job], measure: str, axes: Sequence[str]) -> HeatMap:
     """Arrange one measure of one plugin's jobs.
 
     Parameters
     ----------
     table : DataFrame
-        One plugin's rows of the tidy table.
+        The tidy table.
+    jobs : sequence of Job
+        Of the plugin.
     measure : str
         Which.
-    axes : list of str
+    axes : sequence of str
         Axes of the grid that vary. Hook points become rows and labels columns where they are among them; otherwise the
         first two axes do. Jobs that differ in their seed alone share a cell: their mean, and the widest interval.
     """
-    mine = table[table["measure"] == measure]
+    mine = table[(table["measure"] == measure) & table["job"].isin([job.identity for job in jobs])]
     free = [key for key in axes if key not in POOLED] or [key for key in axes if key in POOLED]
     rows = "hook_point" if "hook_point" in free else next((key for key in free if key != "label"), "")
     columns = "label" if "label" in free else next((key for key in free if key != rows), "")
     others = [key for key in free if key not in (rows, columns)]
+    for key in (rows, columns, *others):  # from the jobs: a column of the table may have made floats of whole numbers
+        mine = (
+            mine.assign(**{key: mine["job"].map({job.identity: text_of(job.axes[key]) for job in jobs})})
+            if key
+            else mine
+        )
     panels = []
-    for values, group in mine.groupby(others, sort=False, dropna=False) if others else [((), mine)]:
+    for values, group in mine.groupby(others, sort=False) if others else [((), mine)]:
         keys = [key for key in (rows, columns) if key]
-        cells = group.assign(**{key: group[key].map(text_of) for key in keys})
-        pooled = cells.groupby(keys, sort=False).agg({"value": "mean", "lo": "min", "hi": "max"}) if keys else cells
-        panels.append(({key: text_of(value) for key, value in zip(others, values, strict=True)}, pooled))
+        pooled = group.groupby(keys, sort=False).agg({"value": "mean", "lo": "min", "hi": "max"}) if keys else group
+        panels.append((dict(zip(others, map(str, values), strict=True)), pooled))
     return HeatMap(measure, rows, columns, panels[:MOST_PANELS], max(0, len(panels) - MOST_PANELS))
 
 

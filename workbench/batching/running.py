@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -176,4 +177,6 @@ def run_jobs(
             scheduling.run(jobs)
         finally:
             shutil.rmtree(out / STARTED / scheduling.token, ignore_errors=True)
+            with suppress(OSError):  # another batch may have notes there
+                (out / STARTED).rmdir()
     return failed

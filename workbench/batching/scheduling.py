@@ -109,9 +109,11 @@ class Scheduling:
                 self._look()
                 self._submit()
                 self._collect()
-        finally:
-            if self._flying:
-                self._cancel()
+        except SchedulerLostError:
+            raise  # nobody is there to take jobs back from
+        except BaseException:
+            self._cancel()
+            raise
 
     def _submit(self) -> None:
         """Fill the window, once half of it is free: jobs travel together."""

@@ -122,7 +122,7 @@ def add_heat_maps(result: Result, table: pd.DataFrame, plan: Plan, measure: str 
         axes = [key for key, found in values.items() if len(found) > 1]
         shown = measures_shown(mine) if measure is None else [measure] * (measure in set(mine["measure"]))
         for number, name in enumerate(shown):
-            arranged = heat_map_of(mine, name, axes or [key for key in values if key in mine.columns][:1])
+            arranged = heat_map_of(mine, jobs, name, axes or [key for key in values if key != "plugin"][:1])
             unit = str(mine[mine["measure"] == name]["unit"].iloc[0])
             figure = draw(
                 arranged,

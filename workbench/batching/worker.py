@@ -73,7 +73,10 @@ def run_job(task: Task) -> Outcome:
         if not is_finished(folder, job.identity):
             note = out / STARTED / task["token"] / job.identity
             if (deaths := n_deaths(note)) >= task["deaths"]:
-                state, error = "worker died", f"{deaths} workers died while they ran this job (crash, or no memory)"
+                state, error = (
+                    "worker died",
+                    f"its worker died {deaths} time{'s'[: deaths > 1]} over it (crash, or no memory)",
+                )
             else:
                 with death_noted(note):
                     make_job(job, out)
