@@ -62,6 +62,8 @@ def batch(
     ------
     UserError
         If anything is wrong with any job of the grid, before the first one runs.
+    SchedulerLostError
+        If the scheduler ends before the jobs do; what is finished is kept.
     """
     checked_numbers(workers, retries, pause_s)
     read = read_grid(grid)

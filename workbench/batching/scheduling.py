@@ -91,7 +91,7 @@ class Scheduling:
         self._flying: dict[Any, tuple[Progressing, Any]] = {}
         self._landed: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._numbers = itertools.count()
-        self._looked = self._told = -LOOK_S
+        self._looked, self._told = -LOOK_S, 0.0
         self._window = LEAST_WINDOW
         self._random = random.Random(self.token)
 
@@ -104,6 +104,7 @@ class Scheduling:
             If the scheduler is gone.
         """
         self._waiting.extend(Progressing(job) for job in jobs)
+        self._told = time.monotonic()
         try:
             while self._waiting or self._later or self._flying:
                 self._look()
