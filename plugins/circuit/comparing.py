@@ -15,20 +15,23 @@ from workbench.plugins.circuit.curves import of_size, ranked_edges
 from workbench.plugins.circuit.evaluating import Evaluator
 from workbench.plugins.circuit.overlap import shared
 from workbench.plugins.circuit.scoring import CAUSAL, WITH_EDGES, kept, score
-from workbench.plugins.circuit.tasks.task import Task
+from workbench.plugins.circuit.tasks.task import Prompts, Task
+from workbench.subjects.protocol import Subject
 
 if TYPE_CHECKING:
+    from workbench.context import Context
     from workbench.plugins.circuit.run import Found
 
 
-def second_task(config: CircuitConfig, methods: Sequence[Method]) -> tuple[Task, Method] | None:
-    """Return the second task and the method by which tasks are compared; None if none was asked for.
+def second_task(context: Context, subject: Subject, methods: Sequence[Method]) -> tuple[Task, Prompts, Method] | None:
+    """Return the second task, its prompts, and the method by which tasks are compared; None if none was asked for.
 
     Raises
     ------
     UserError
-        If the second task is none, or no causal method was asked for.
+        If the second task is none or does not fit the subject, or no causal method was asked for.
     """
+    config: CircuitConfig = context.config
     if config.other is None:
         return None
     task = load_dataset(config.other)
@@ -37,14 +40,13 @@ def second_task(config: CircuitConfig, methods: Sequence[Method]) -> tuple[Task,
     method = next((each for each in (*WITH_EDGES, *CAUSAL) if each in methods), None)
     if method is None:
         raise UserError(f"other={config.other}: tasks are compared by a causal method: add one of {', '.join(CAUSAL)}")
-    return task, method
+    return task, task.make(subject, config.examples, context.rng(f"prompts {task.address}")), method
 
 
-def compare_tasks(evaluator: Evaluator, found: Found, other: Task, method: Method) -> None:
+def compare_tasks(evaluator: Evaluator, found: Found, other: Task, prompts: Prompts, method: Method) -> None:
     """Score the second task, and add the tables ``overlap`` and ``crossed``."""
     context, graph = evaluator.context, found.graph
     config: CircuitConfig = context.config
-    prompts = other.make(found.subject, config.examples, context.rng(f"prompts {other.address}"))
     scoring, evaluating = prompts.pairs.halves(context.rng("halves of the other"))
     theirs = score(context, found.subject, graph, method, scoring, prompts, context.work / "other", lambda: None)
     mine = found.scores[method]

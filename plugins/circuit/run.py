@@ -97,7 +97,7 @@ def run(context: Context) -> Result:
     methods: tuple[Method, ...] = (
         tuple(dict.fromkeys(config.method)) if isinstance(config.method, tuple) else (config.method,)
     )
-    second = second_task(config, methods)
+    second = second_task(context, subject, methods)
     prompts, for_codes = prompts_of(context, subject, task, "discrete-sae" in methods)
     scoring, evaluating = prompts.pairs.halves(context.rng("halves"))
     evaluator = Evaluator(context, subject, graph, evaluating)

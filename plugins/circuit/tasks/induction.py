@@ -11,7 +11,7 @@ from workbench.plugins.circuit.tasks.task import Prompts, Task
 from workbench.plugins.circuit.tasks.wording import ordinary_tokens, special_prefix
 from workbench.subjects.protocol import Subject
 
-LENGTH = 16  # tokens after those with which a text begins
+LENGTH, LEAST = 16, 4  # tokens after those with which a text begins
 
 
 class Induction(Task):
@@ -27,10 +27,10 @@ class Induction(Task):
         """See `Task.make`."""
         ids = ordinary_tokens(subject)
         prefix = special_prefix(subject)
-        length = min(LENGTH, subject.n_context - len(prefix))
-        if length < 4 or len(ids) < 3 * LENGTH:
+        length = min(LENGTH, subject.n_context - len(prefix), len(ids) // 3)
+        if length < LEAST:
             raise UserError(
-                f"task induction needs room for 4 tokens and {3 * LENGTH} different ones: {subject.address} takes "
+                f"task induction needs room for {LEAST} tokens and {3 * LEAST} different ones: {subject.address} takes "
                 f"{subject.n_context} and has {len(ids)}"
             )
         clean, corrupted, answer, wrong, negatives = [], [], [], [], []

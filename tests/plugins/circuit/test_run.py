@@ -116,6 +116,7 @@ WRONG = [
     pytest.param({"data": "calendar"}, "has none: give --data ioi", id="no pairs"),
     pytest.param({"data": "ioi"}, "task ioi needs", id="tokenizer"),
     pytest.param({"config": replace(QUICK, truth="acdc")}, "no published circuit of task 'planted'", id="truth"),
+    pytest.param({"config": replace(QUICK, other="greater-than")}, "task greater-than needs", id="other's tokenizer"),
     pytest.param({"config": replace(QUICK, other="calendar")}, "other=calendar: must be a task", id="other"),
 ]
 
