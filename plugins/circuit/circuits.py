@@ -214,6 +214,7 @@ def prune(graph: Graph, present: np.ndarray) -> np.ndarray:
     """Leave out nodes that nothing enters or nothing leaves, again and again, with their edges.
 
     With resampling this changes nothing: a node that nothing enters computes what it computes on the corrupted prompt.
+    Where a norm behind the attention divides all heads of a layer by one number (Gemma 2), that is nearly so.
 
     Parameters
     ----------

@@ -195,6 +195,8 @@ def test_a_patched_head_is_a_naive_loop(subject, graph, pairs):
 
 
 def test_pruning_changes_nothing(subject, graph, pairs):
+    if "blocks.0.ln1_post.hook_scale" in subject.hook_points:
+        pytest.skip("a norm behind the attention ties a layer's heads together")
     rng = np.random.default_rng(1)
     present = graph.real & (rng.random(graph.real.shape) < 0.15)
     present[0, graph.logits] = True
