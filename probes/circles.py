@@ -118,7 +118,9 @@ class CircleProbe(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sci
             )
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         if len(X) < 3 or X.shape[1] < 2:
-            raise ProbeError(f"{len(X)} rows of width {X.shape[1]}: a circle needs at least 3 rows and 2 columns")
+            raise ProbeError(
+                f"n_samples={len(X)}, n_features={X.shape[1]}: a circle needs at least 3 rows and 2 columns"
+            )
         mean = X.mean(axis=0)
         _, _, directions = np.linalg.svd(X - mean, full_matrices=False)
         self.components_ = directions[: self.k]

@@ -73,9 +73,10 @@ def plane_rows(
                 "m_lo": m_lo,
                 "m_hi": m_hi,
                 "mixture_upper": plane.mixture_upper,
-                "radius_variation": shape.variation,
-                "coverage": shape.coverage,
-                "evenness": shape.evenness,
+                # Least squares on another number of threads differ in the last bits.
+                "radius_variation": round(shape.variation, 9),
+                "coverage": round(shape.coverage, 9),
+                "evenness": round(shape.evenness, 9),
                 **in_plane(cloud, plane.axes, naming),
                 "n_rows": len(at),
                 "n_documents": len(members),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -85,20 +86,22 @@ def run(context: Context) -> Result:
             f"dictionary {dictionary.address} reconstructs {dictionary.hook_out}: circular needs one hook point"
         )
     rows = drawn_rows(context)
+    labels = cyclic_labels(store, rows, config.label)
+    every = cyclic_labels(store, rows, None)
+    pairs = label_pairs(every, config.intervene.operand, config.intervene.answer)  # what is wrong is said before work
     codes = latents_of_rows(store, dictionary, rows, context.torch_device)
     directions = dictionary.W_dec.detach().cpu().double().numpy() / dictionary.scale
     reconstructions = Reconstructions(codes, directions)
     clusters = find_clusters(config.clusters, directions, reconstructions.density > 0, context.seed)
     context.log.info("%d clusters of %d active latents", len(clusters), int((reconstructions.density > 0).sum()))
     ranked = discover(context, reconstructions, clusters)
-    labels = cyclic_labels(store, rows, config.label)
     namings = [name_cloud(each.cloud, labels) for each in ranked.found]
     rng = context.rng("permuted labels")
     permuted = [name_cloud(each.cloud, labels, rng) for each in ranked.found]
     features = find_features(context, dictionary.hook_out, rows, reconstructions, ranked.found, namings)
     findings = Findings(dictionary.hook_out, rows, reconstructions, ranked, namings, permuted, features)
     look_closely(context, findings)
-    live(context, findings)
+    live(context, findings, pairs)
     return present(context, findings)
 
 
@@ -171,14 +174,11 @@ def look_closely(context: Context, findings: Findings) -> None:
     ]
 
 
-def live(context: Context, findings: Findings) -> None:
+def live(context: Context, findings: Findings, pairs: Sequence[tuple[Cyclic, Cyclic]]) -> None:
     """Run what needs prompts and the subject; say in a note what could not be run, and why."""
-    config: CircularConfig = context.config
     if context.store.examples.modality != "text":
         findings.notes.append("Images have no prompts: nothing was intervened on.")
         return
-    labels = cyclic_labels(context.store, findings.rows, None)
-    pairs = label_pairs(labels, config.intervene.operand, config.intervene.answer)
     if not pairs:
         findings.notes.append("No labels NAME_operand and NAME_answer: nothing was intervened on.")
     for operand, answer in pairs:

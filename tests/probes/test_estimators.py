@@ -11,6 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from workbench.probes import (
     SELECTORS,
+    CircleProbe,
     KSparseProbe,
     LDAProbe,
     LogisticProbe,
@@ -24,7 +25,7 @@ from workbench.probes.controls import TokenIdentity
 from workbench.probes.moments import Moments
 from workbench.probes.ridge import ALPHAS, fold_errors, leave_one_out_errors, ridge_path
 
-PROBES = [KSparseProbe(), LogisticProbe(), SVMProbe(), LDAProbe(), MeanDifferenceProbe(), RidgeProbe()]
+PROBES = [KSparseProbe(), LogisticProbe(), SVMProbe(), LDAProbe(), MeanDifferenceProbe(), RidgeProbe(), CircleProbe()]
 
 
 @parametrize_with_checks(PROBES)  # no check is excepted

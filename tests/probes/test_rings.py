@@ -125,7 +125,7 @@ def test_holm_is_bonferroni_stepping_down():
 BAD = [
     pytest.param(lambda: CircleProbe(0).fit(np.eye(4), range(4)), "period=0", id="period"),
     pytest.param(lambda: CircleProbe(7, k=1).fit(np.eye(4), range(4)), "k=1", id="k"),
-    pytest.param(lambda: CircleProbe(7).fit(np.eye(2), range(2)), "at least 3 rows", id="two rows"),
+    pytest.param(lambda: CircleProbe(7).fit(np.eye(2), range(2)), "n_samples=2", id="two rows"),
     pytest.param(lambda: fit_rings(np.eye(2)), "at least 3 classes", id="two classes"),
     pytest.param(lambda: order_around([0.1, 0.2]), "at least 3", id="two points"),
 ]
