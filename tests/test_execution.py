@@ -36,6 +36,12 @@ def done(store, tmp_path_factory):
     return wb.run("sae", store=store, seed=3, out=tmp_path_factory.mktemp("runs") / "run", **TINY)
 
 
+def test_figures_come_back_as_they_were_drawn(done):
+    drawn = done.figures["loss-curves"]
+    assert drawn.axes[0].lines
+    assert (done.folder / "figures" / "loss-curves.svg").read_bytes() == drawn.svg()
+
+
 def test_the_folder_holds_what_makes_it_again(done, store):
     manifest = load_run(done.folder).manifest
     assert manifest["plugin"] == "sae"

@@ -248,8 +248,10 @@ def execute(request: Request, out: Path | None, ranks: Ranks = ALONE) -> Run | N
         context.log.info("%s is done already", folder)
         ranks.tell("")
         return load_run(folder)
-    make_run(request, context, parts, folder)
-    return load_run(folder)
+    made = make_run(request, context, parts, folder)
+    done = load_run(folder)
+    done.result.figures.update(made.figures)  # as they were drawn, to be restyled; the folder has their images
+    return done
 
 
 def make_run(
@@ -260,7 +262,7 @@ def make_run(
     *,
     drawn: bool = True,
     more: Mapping[str, Any] | None = None,
-) -> None:
+) -> Result:
     """Run a request in its context and keep the result in a folder, which is there when all is done.
 
     Parameters
@@ -277,6 +279,11 @@ def make_run(
         False leaves figures and report for later (`workbench.batching.drawing`).
     more : mapping, optional
         Further keys of the manifest.
+
+    Returns
+    -------
+    Result
+        As the plugin gave it; the folder holds the same, its figures as images.
 
     Raises
     ------
@@ -304,6 +311,7 @@ def make_run(
             from workbench.report import write_report
 
             write_report(part)
+    return result
 
 
 class LogFile(logging.FileHandler):
