@@ -27,6 +27,7 @@ from workbench.datasets.shapes_scenes import (
     Scene,
     Thing,
     combinations,
+    draw_families,
     draw_scenes,
     is_held_out,
 )
@@ -65,6 +66,23 @@ def test_two_objects_stand_apart_and_differ_in_shape_and_colour():
         assert first.shape != second.shape
         assert first.colour != second.colour
     assert not any(is_held_out(thing.combination) for scene in scenes for thing in scene.things)
+
+
+def test_members_of_a_family_differ_in_one_attribute_and_none_is_held_out():
+    scenes = list(draw_families(np.random.default_rng(0), 40, 6, combinations(False), two_share=0.5))
+    varied = set()
+    for i in range(0, len(scenes), 6):
+        first, *others = (np.array([[getattr(t, n) for n in MAIN] for t in s.things]) for s in scenes[i : i + 6])
+        differ = [np.argwhere(first != other) for other in others]
+        attributes = {int(at) for each in differ for _, at in each}
+        assert len(attributes) <= 1
+        varied |= attributes
+        for other in others:  # of two objects that differ, the values are swapped
+            if len(first) == 2 and (first != other).any(1).all():
+                assert np.array_equal(np.sort(first, axis=0), np.sort(other, axis=0))
+    assert varied == set(range(4))
+    assert not any(is_held_out(thing.combination) for scene in scenes for thing in scene.things)
+    assert all(len({thing.position for thing in scene.things}) == len(scene.things) for scene in scenes)
 
 
 # --- pictures and masks -------------------------------------------------------------------------------------------

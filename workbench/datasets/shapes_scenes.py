@@ -20,10 +20,13 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 MAIN = ("shape", "colour", "texture", "position")  # size is shown and said too, and tested by nobody
 SIZE = 64  # pixels of a side
 GRID = 3  # places of a side
-JITTER = 2.0  # pixels
-RADII = ((6.4, 7.4), (8.6, 9.8))  # pixels, small and large
+JITTER = 1.5  # pixels
+RADII = ((7.2, 8.2), (9.4, 10.6))  # pixels, small and large
+
+VARIED = (0.4, 0.15, 0.3, 0.15)  # how often a family of scenes varies each of MAIN: what is hard to see, more often
 
 Combination = tuple[int, int, int]  # shape, colour, texture
+Kind = tuple[Combination, int]  # and a place
 
 
 def is_held_out(combination: Combination) -> bool:
@@ -134,9 +137,9 @@ def draw_thing(rng: np.random.Generator, combination: Combination, position: int
     )
 
 
-def draw_scene(rng: np.random.Generator, things: Sequence[tuple[Combination, int]]) -> Scene:
-    """Draw a scene of given (combination, position)."""
-    drawn = tuple(draw_thing(rng, *thing) for thing in things)
+def draw_scene(rng: np.random.Generator, kinds: Sequence[Kind]) -> Scene:
+    """Draw a scene of objects of given kinds."""
+    drawn = tuple(draw_thing(rng, *kind) for kind in kinds)
     red, green, blue = rng.uniform(0.35, 0.92) + rng.uniform(-0.05, 0.05, 3)
     right, down = rng.uniform(-0.12, 0.12, 2)
     x, y = rng.integers(SIZE, size=2)
@@ -159,14 +162,62 @@ def draw_scenes(
     two_share : float
         Share of scenes with two objects, which differ in shape and in colour and stand at different places.
     """
-    n_places = GRID * GRID
     for _ in range(n_scenes):
-        first = of[int(rng.integers(len(of)))]
-        places = rng.choice(n_places, 2, replace=False)
-        things = [(first, int(places[0]))]
-        if rng.random() < two_share:
-            second = first
-            while second[0] == first[0] or second[1] == first[1]:
-                second = of[int(rng.integers(len(of)))]
-            things.append((second, int(places[1])))
-        yield draw_scene(rng, things)
+        yield draw_scene(rng, draw_kinds(rng, of, two_share))
+
+
+def draw_kinds(rng: np.random.Generator, of: Sequence[Combination], two_share: float) -> list[Kind]:
+    """Draw what stands where in one scene; see `draw_scenes`."""
+    first = of[int(rng.integers(len(of)))]
+    places = rng.choice(GRID * GRID, 2, replace=False)
+    kinds = [(first, int(places[0]))]
+    if rng.random() < two_share:
+        second = first
+        while second[0] == first[0] or second[1] == first[1]:
+            second = of[int(rng.integers(len(of)))]
+        kinds.append((second, int(places[1])))
+    return kinds
+
+
+def draw_families(
+    rng: np.random.Generator, n_families: int, n_members: int, of: Sequence[Combination], two_share: float
+) -> Iterator[Scene]:
+    """Draw families of scenes that are alike but for one attribute: who tells them apart must have looked at it.
+
+    Each varies an attribute of one object or, half of the families of two objects, swaps it between them.
+
+    Parameters
+    ----------
+    rng, of, two_share
+        See `draw_scenes`.
+    n_families, n_members : int
+        How many families, and scenes in each.
+    """
+    allowed = set(of)
+    for _ in range(n_families):
+        kinds = draw_kinds(rng, of, two_share)
+        attribute = int(rng.choice(len(MAIN), p=VARIED))
+        swaps, which = len(kinds) == 2 and rng.random() < 0.5, int(rng.integers(len(kinds)))
+        yield draw_scene(rng, kinds)
+        for _ in range(n_members - 1):
+            other = swapped(kinds, attribute) if swaps and rng.random() < 0.5 else kinds
+            value = int(rng.integers(len(ATTRIBUTES[MAIN[attribute]])))
+            other = other if swaps else changed(other, which, attribute, value)
+            fits = all(kind[0] in allowed for kind in other) and len({place for _, place in other}) == len(other)
+            yield draw_scene(rng, other if fits else kinds)
+
+
+def changed(kinds: Sequence[Kind], which: int, attribute: int, value: int) -> list[Kind]:
+    """Return kinds with another value of an attribute of one object."""
+    found = list(kinds)
+    parts = [*found[which][0], found[which][1]]
+    parts[attribute] = value
+    shape, colour, texture, place = parts
+    found[which] = (shape, colour, texture), place
+    return found
+
+
+def swapped(kinds: Sequence[Kind], attribute: int) -> list[Kind]:
+    """Return two kinds that have swapped an attribute."""
+    values = [(*combination, place)[attribute] for combination, place in kinds]
+    return changed(changed(kinds, 0, attribute, values[1]), 1, attribute, values[0])

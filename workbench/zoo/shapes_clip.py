@@ -13,7 +13,7 @@ from torch import Tensor
 
 from workbench.datasets.shapes_captions import draw_caption, holds, vocabulary
 from workbench.datasets.shapes_renderer import render
-from workbench.datasets.shapes_scenes import SIZE, combinations, draw_scenes
+from workbench.datasets.shapes_scenes import SIZE, combinations, draw_families
 from workbench.subjects.architecture import Architecture
 from workbench.subjects.clip import TextTowerArchitecture
 from workbench.subjects.images import BICUBIC, MEAN_HALF, ImageProcessor
@@ -32,9 +32,10 @@ BEGIN, END = "<|begin|>", "<|end|>"
 N_CONTEXT = 40
 N_EMBEDDING = 64
 TWO_SHARE = 0.4  # of the scenes
+FAMILY = 8  # scenes that are alike but for one attribute: all others are told apart by colour and place alone
 RECIPE = Recipe(
-    seed=0, steps=400, batch_size=256, lr=2e-3, weight_decay=0.05, warmup_steps=100, decay_share=0.6,
-    betas=(0.9, 0.95), muon_lr=0.01, precision="bfloat16", checkpoint_every=50,
+    seed=0, steps=2400, batch_size=128, lr=3e-3, weight_decay=0.05, warmup_steps=50, decay_share=0.6,
+    betas=(0.9, 0.95), muon_lr=0.02, precision="bfloat16", checkpoint_every=50,
 )  # fmt: skip
 PATCH = 8
 WAVE_SIZE = 0.2  # about what an embedded patch has
@@ -109,7 +110,8 @@ class ShapesLesson(Lesson):
     def examples(self, step: int) -> Pairs:
         """See `Lesson`."""
         rng = np.random.default_rng([self.recipe.seed, step])
-        scenes = list(draw_scenes(rng, self.recipe.batch_size, self.shown, TWO_SHARE))
+        n_families = -(-self.recipe.batch_size // FAMILY)
+        scenes = list(draw_families(rng, n_families, FAMILY, self.shown, TWO_SHARE))[: self.recipe.batch_size]
         captions = [draw_caption(rng, scene) for scene in scenes]
         true = holds(np.stack([c.claims for c in captions]), np.stack([scene.claims() for scene in scenes]))
         windows = [self.text.example(caption.text) for caption in captions]
