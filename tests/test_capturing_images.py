@@ -79,19 +79,19 @@ def test_the_class_token_and_what_an_image_has_one_of(subject, folder, tmp_path)
 
 
 def test_labels_of_pixels_fall_on_patches(tmp_path):
-    """Of 16 x 16 patches of 4 x 4 pixels: what most of the pixels say, none at class token and register."""
+    """Of 18 x 18 patches of 4 x 4 pixels: what most of the pixels say, none at class token and register."""
     shapes = Shapes("two", n_scenes=3, folder=tmp_path / "pictures")
-    store = capture(make_subject((64, 64)), data=shapes, hooks=RESID, out=tmp_path / "acts")
+    store = capture(make_subject((72, 72)), data=shapes, hooks=RESID, out=tmp_path / "acts")
     values, known = store.label("object")
     patches = store.origins["patch"]
     assert np.array_equal(known, patches >= 0)
     for i in range(3):
-        mask = shapes.mask(i).reshape(16, 4, 16, 4).transpose(0, 2, 1, 3).reshape(256, -1)
+        mask = shapes.mask(i).reshape(18, 4, 18, 4).transpose(0, 2, 1, 3).reshape(324, -1)
         common = [np.bincount(patch).argmax() for patch in mask]
         at = (store.origins["sequence"] == i) & known
         assert values[at].tolist() == common
     found = capture(
-        make_subject((64, 64)), data=shapes, hooks=RESID, out=tmp_path / "few", positions="label:colour_here"
+        make_subject((72, 72)), data=shapes, hooks=RESID, out=tmp_path / "few", positions="label:colour_here"
     )
     assert found.n_rows == int((values[known] > 0).sum())
 

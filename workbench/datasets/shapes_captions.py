@@ -25,7 +25,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "triangle": ("wedge",),
     "cross": ("plus",),
     "ring": ("hoop",),
-    "moon": ("crescent",),
     "cyan": ("turquoise",),
     "purple": ("violet",),
     "plain": ("solid",),
@@ -156,6 +155,17 @@ def draw_caption(rng: np.random.Generator, scene: Scene) -> Caption:
         aside = ASIDES[int(rng.integers(len(ASIDES)))]
         text = joined(text, aside) if rng.random() < 0.5 else joined(aside, text)
     return Caption(text, claims_of(*claimed))
+
+
+def draw_questions(rng: np.random.Generator) -> list[list[Caption]]:
+    """Draw for each attribute one caption of each of its values, all in one phrasing: which of them is true?"""
+    found = []
+    for attribute, names in ATTRIBUTES.items():
+        phrasing, noun = PHRASINGS[int(rng.integers(len(PHRASINGS)))], pick(rng, THINGS)
+        words = [pick(rng, words_for(attribute, value)) for value in range(len(names))]
+        claims = [claims_of({attribute: value}) for value in range(len(names))]
+        found.append([Caption(phrase({attribute: w}, phrasing, noun), c) for w, c in zip(words, claims, strict=True)])
+    return found
 
 
 def pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:

@@ -30,7 +30,7 @@ COLOURS = np.array(
     ],
     np.float32,
 )
-SHADE = 0.25  # what a texture's dark parts keep of the colour
+SHADE = 0.35  # what a texture's dark parts keep of the colour
 PERIOD = 5.0  # of a texture, in pixels
 REACH = 1.3  # no shape reaches further from its centre, in radii
 NOISE = 0.02  # standard deviation of the background's pixels
@@ -79,22 +79,8 @@ def ring(x: Floats, y: Floats) -> Floats:
     return distance
 
 
-def heart(x: Floats, y: Floats) -> Floats:
-    """See `circle`: a square on its corner, a disc on each of its upper sides."""
-    half, x, y = 0.85, np.abs(x), y - 0.18
-    discs = np.hypot(x - half / 2, y + half / 2) - half / np.sqrt(2)
-    distance: Floats = np.minimum(discs, (x + np.abs(y) - half) / np.sqrt(2))
-    return distance
-
-
-def moon(x: Floats, y: Floats) -> Floats:
-    """See `circle`: a disc without another disc at its right."""
-    distance: Floats = np.maximum(np.hypot(x + 0.1, y) - 1.05, 0.82 - np.hypot(x - 0.42, y))
-    return distance
-
-
 SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
-    each.__name__: each for each in (circle, square, triangle, star, cross, ring, heart, moon)
+    each.__name__: each for each in (circle, square, triangle, star, cross, ring)
 }
 
 

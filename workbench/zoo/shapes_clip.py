@@ -11,9 +11,9 @@ import xxhash
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
-from workbench.datasets.shapes_captions import draw_caption, holds, vocabulary
+from workbench.datasets.shapes_captions import draw_caption, draw_questions, holds, vocabulary
 from workbench.datasets.shapes_renderer import render
-from workbench.datasets.shapes_scenes import SIZE, combinations, draw_families
+from workbench.datasets.shapes_scenes import SIZE, combinations, draw_scenes
 from workbench.subjects.architecture import Architecture
 from workbench.subjects.clip import TextTowerArchitecture
 from workbench.subjects.images import BICUBIC, MEAN_HALF, ImageProcessor
@@ -22,7 +22,7 @@ from workbench.subjects.tokenization import pad_windows
 from workbench.subjects.vit import VisionArchitecture
 from workbench.zoo.shapes_clip_measures import measure
 from workbench.zoo.text import ZooText
-from workbench.zoo.towers import Towers, TowersArchitecture, TwoTowers, contrastive_loss, write_towers
+from workbench.zoo.towers import Towers, TowersArchitecture, TwoTowers, answer_loss, contrastive_loss, write_towers
 from workbench.zoo.trainer import Lesson, Recipe, initialise
 
 __all__ = ["ABOUT", "RECIPE", "ShapesLesson", "make_lesson", "measure"]
@@ -31,15 +31,15 @@ ABOUT = "image and text towers on rendered scenes: shape, colour, texture, place
 BEGIN, END = "<|begin|>", "<|end|>"
 N_CONTEXT = 40
 N_EMBEDDING = 64
-TWO_SHARE = 0.4  # of the scenes
-FAMILY = 8  # scenes that are alike but for one attribute: all others are told apart by colour and place alone
+TWO_SHARE = 0.25  # of the scenes
+ANSWER_WEIGHT = 2.0
 RECIPE = Recipe(
-    seed=0, steps=2400, batch_size=128, lr=3e-3, weight_decay=0.05, warmup_steps=50, decay_share=0.6,
-    betas=(0.9, 0.95), muon_lr=0.02, precision="bfloat16", checkpoint_every=50,
+    seed=0, steps=2000, batch_size=128, lr=2e-3, weight_decay=0.05, warmup_steps=50, decay_share=1.0,
+    betas=(0.9, 0.95), muon_lr=0.01, precision="bfloat16", checkpoint_every=50,
 )  # fmt: skip
 PATCH = 8
-WAVE_SIZE = 0.2  # about what an embedded patch has
-VISION = Architecture(n_layers=6, d_model=128, n_heads=4, d_head=32, d_mlp=512)
+WAVE_SIZE = 0.3  # about what an embedded patch has
+VISION = Architecture(n_layers=4, d_model=128, n_heads=4, d_head=32, d_mlp=512)
 TEXT = Architecture(n_layers=3, d_model=128, n_heads=4, d_head=32, d_mlp=512, causal=True)
 PROCESSOR = ImageProcessor(
     n_channels=3, resize=(SIZE, SIZE), resample=BICUBIC, crop=None, rescale=1 / 255, mean=MEAN_HALF, std=MEAN_HALF
@@ -61,11 +61,22 @@ def make_tokenizer() -> Any:
 
 
 class Pairs(NamedTuple):
-    """Images and captions of one step: both batches, and where a caption is true of an image, bool [image, text]."""
+    """Images and captions of one step.
+
+    Attributes
+    ----------
+    images, texts : Batch
+        More texts than images: each image's own caption, then for each attribute one caption of each value.
+    true : bool Tensor [image, text]
+        Where a caption is true of an image.
+    questions : list of slice
+        Which texts are the captions of one attribute's values.
+    """
 
     images: Batch
     texts: Batch
-    also_true: Tensor
+    true: Tensor
+    questions: list[slice]
 
 
 class ShapesLesson(Lesson):
@@ -79,7 +90,7 @@ class ShapesLesson(Lesson):
         Shapes of the towers' blocks.
     """
 
-    loss_unit = "nats per image and per text, mean of both"
+    loss_unit = "nats per image and text, the mean of both, plus twice nats per answer"
 
     def __init__(self, recipe: Recipe = RECIPE, *, vision: Architecture = VISION, text: Architecture = TEXT) -> None:
         self.recipe = recipe
@@ -110,13 +121,16 @@ class ShapesLesson(Lesson):
     def examples(self, step: int) -> Pairs:
         """See `Lesson`."""
         rng = np.random.default_rng([self.recipe.seed, step])
-        n_families = -(-self.recipe.batch_size // FAMILY)
-        scenes = list(draw_families(rng, n_families, FAMILY, self.shown, TWO_SHARE))[: self.recipe.batch_size]
+        scenes = list(draw_scenes(rng, self.recipe.batch_size, self.shown, TWO_SHARE))
         captions = [draw_caption(rng, scene) for scene in scenes]
+        questions = draw_questions(rng)
+        ends = len(captions) + np.cumsum([0, *map(len, questions)])
+        captions += [caption for question in questions for caption in question]
         true = holds(np.stack([c.claims for c in captions]), np.stack([scene.claims() for scene in scenes]))
         windows = [self.text.example(caption.text) for caption in captions]
         texts = pad_windows(windows, self.text.begin, N_CONTEXT)
-        return Pairs(as_images(np.stack([render(scene)[0] for scene in scenes])), texts, torch.from_numpy(true.T))
+        images = as_images(np.stack([render(scene)[0] for scene in scenes]))
+        return Pairs(images, texts, torch.from_numpy(true.T), [*map(slice, ends[:-1], ends[1:])])
 
     def new_network(self) -> TwoTowers:
         """See `Lesson`."""
@@ -131,8 +145,12 @@ class ShapesLesson(Lesson):
         return network
 
     def loss(self, network: TwoTowers, examples: Pairs) -> Tensor:
-        """See `Lesson`."""
-        return contrastive_loss(network.similarities(examples.images, examples.texts), examples.also_true)
+        """See `Lesson`: images to captions and back, and the mean over attributes of each image's answers."""
+        similarities = network.similarities(examples.images, examples.texts)
+        n_captions = examples.questions[0].start
+        matched = contrastive_loss(similarities[:, :n_captions], examples.true[:, :n_captions])
+        answers = [answer_loss(similarities[:, each], examples.true[:, each]) for each in examples.questions]
+        return matched + ANSWER_WEIGHT * torch.stack(answers).mean()
 
     def as_subject(self, address: str, network: TwoTowers) -> Towers:
         """See `Lesson`."""

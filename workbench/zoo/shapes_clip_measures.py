@@ -23,7 +23,7 @@ from workbench.zoo.trainer import Lesson
 
 BATCH = 128
 SEEDS = (0, 1, 2, 3)  # of the renderings; the record names each
-N_SHOWN = 576  # scenes of combinations that were shown
+N_SHOWN = 504  # scenes of combinations that were shown
 Measurements = dict[str, Any]
 
 
@@ -78,7 +78,7 @@ class ZeroShot:
     def right(self, scenes: Sequence[Scene], images: Tensor) -> dict[str, np.ndarray]:
         """Return where each attribute is named rightly, and all four at once, bool [scene].
 
-        ``together`` asks for the right one of all 2304 captions of shape, colour, texture and place; ``all four`` for
+        ``together`` asks for the right one of all 1728 captions of shape, colour, texture and place; ``all four`` for
         each attribute's own question to be answered rightly.
         """
         found = self.attributes_right(scenes, images)
@@ -168,7 +168,7 @@ def two_objects(zero_shot: ZeroShot, scenes: Sequence[Scene]) -> Measurements:
 
 
 HOW = {
-    "zero_shot": "the class whose prompts' mean embedding is nearest; together: the best of 2304 captions",
+    "zero_shot": "the class whose prompts' mean embedding is nearest; together: the best of 1728 captions",
     "interval": "95 %, Wilson, over scenes",
     "held_out": "every held-out combination at every place, under each seed of the rendering",
     "two objects": "both named: the two best classes; bound: the true caption beats that with values swapped; "

@@ -80,14 +80,29 @@ def contrastive_loss(similarities: Tensor, also_true: Tensor) -> Tensor:
     Parameters
     ----------
     similarities : float Tensor [image, text]
-        Image i and text i belong together.
+        Image i and text i belong together; texts after the last image's are wrong answers only.
     also_true : bool Tensor [image, text]
         Where a text is true of an image, its own or not: other true pairs are no wrong answers, and are left out.
     """
-    own = torch.eye(len(similarities), dtype=torch.bool)
+    n_images = len(similarities)
+    own = torch.eye(*similarities.shape, dtype=torch.bool)
     scores = similarities.masked_fill(also_true & ~own, -torch.inf)
-    right = torch.arange(len(scores))
-    return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+    right = torch.arange(n_images)
+    return (F.cross_entropy(scores, right) + F.cross_entropy(scores[:, :n_images].T, right)) / 2
+
+
+def answer_loss(similarities: Tensor, true: Tensor) -> Tensor:
+    """Return the mean of -log of all the probability (nats) that an image gives to the texts that are true of it.
+
+    Parameters
+    ----------
+    similarities : float Tensor [image, text]
+        The texts are answers to one question.
+    true : bool Tensor [image, text]
+        At least one is right for each image.
+    """
+    right = similarities.masked_fill(~true, -torch.inf)
+    return (similarities.logsumexp(1) - right.logsumexp(1)).mean()
 
 
 def load_tower(folder: Path, name: str, tower: str, device: str = "auto", dtype: str | None = None) -> StackedSubject:
