@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xxhash
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import normalizers
 from torch import Tensor
 
 from workbench.datasets.shapes_captions import draw_caption, draw_questions, holds, vocabulary
@@ -24,11 +24,11 @@ from workbench.zoo.shapes_clip_measures import measure
 from workbench.zoo.text import ZooText
 from workbench.zoo.towers import Towers, TowersArchitecture, TwoTowers, answer_loss, contrastive_loss, write_towers
 from workbench.zoo.trainer import Lesson, Recipe, initialise
+from workbench.zoo.words import word_tokenizer
 
 __all__ = ["ABOUT", "RECIPE", "ShapesLesson", "make_lesson", "measure"]
 
 ABOUT = "image and text towers on rendered scenes: shape, colour, texture, place, one or two objects"
-BEGIN, END = "<|begin|>", "<|end|>"
 N_CONTEXT = 40
 N_EMBEDDING = 64
 TWO_SHARE = 0.25  # of the scenes
@@ -48,15 +48,8 @@ PROCESSOR = ImageProcessor(
 
 def make_tokenizer() -> Any:
     """Return the tokenizer: a word, in any case of its letters, is a token; a text starts and ends with one more."""
-    words = [BEGIN, END, "<|unknown|>", *vocabulary()]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[2]))
+    tokenizer = word_tokenizer(vocabulary(), end="<|end|>")
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(Regex(r"^(?![.,<])"), " "), decoders.Fuse()])
-    tokenizer.add_special_tokens(words[:3])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BEGIN} $A {END}", special_tokens=[(BEGIN, 0), (END, 1)]
-    )
     return tokenizer
 
 

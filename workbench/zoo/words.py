@@ -12,20 +12,27 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 BOS = "<|begin|>"
 
 
-def word_tokenizer(vocabulary: Sequence[str]) -> Any:
+def word_tokenizer(vocabulary: Sequence[str], end: str | None = None) -> Any:
     """Return a tokenizer to which a word is a token; a text starts with `BOS`.
 
     Parameters
     ----------
     vocabulary : sequence of str
-        Words, and marks such as ``,`` by themselves; ids follow their order, after `BOS` and the unknown word.
+        Words, and marks such as ``,`` by themselves; ids follow their order, after the special words.
+    end : str, optional
+        A special word that ends a text.
     """
-    words = [BOS, "<|unknown|>", *vocabulary]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[1]))
+    around = [BOS] if end is None else [BOS, end]
+    words = [*around, "<|unknown|>", *vocabulary]
+    unknown = words[len(around)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.Sequence([decoders.Replace(Regex(r"^(?![.,<])"), " "), decoders.Fuse()])
-    tokenizer.add_special_tokens(words[:2])
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+    tokenizer.add_special_tokens([*around, unknown])
+    text = " ".join([BOS, "$A", *around[1:]])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=text, special_tokens=[(word, i) for i, word in enumerate(around)]
+    )
     return tokenizer
 
 
