@@ -105,7 +105,7 @@ def discover(context: Context, reconstructions: Reconstructions, clusters: Seque
             chances = one["circularity"], one["p"], int(one["n_draws"]), one["p_isotropic"]
             found.append(Found(cluster, cloud, planes, score, *chances))
             ticker.advance()
-    p_values = np.array([np.fmax(each.p, each.p_isotropic) for each in found])  # it must beat both
+    p_values = np.array([np.maximum(each.p, each.p_isotropic) for each in found])  # it must beat both
     return Ranked(found, holm(p_values), benjamini_hochberg(p_values), len(scored))
 
 
@@ -120,7 +120,7 @@ def against_random(
 ) -> tuple[float, int, float]:
     """Return the p-value of a cluster's circularity among matched random clusters, how many were drawn, and itself.
 
-    A cluster that makes up so much of a dictionary that none can be drawn beside it has the p-value NaN.
+    A cluster that makes up so much of a dictionary that none can be drawn beside it has the p-value NaN: not tested.
 
     Drawing stops when enough random clusters have reached it: then h / l is an exact p-value (Besag and
     Clifford 1991).

@@ -81,7 +81,13 @@ def ranking_figure(frame: pd.DataFrame) -> Figure:
     """Draw mean separability against mean mixture of each cluster, named ones with their label."""
     figure, (axis,) = new_figure(width_in=5.2, height_in=3.2)
     good = frame["p_holm"] < 0.05
-    axis.scatter(frame["mixture"][~good], frame["separability"][~good], s=22, color=GREY, label="like chance")
+    axis.scatter(
+        frame["mixture"][~good],
+        frame["separability"][~good],
+        s=22,
+        color=GREY,
+        label="like chance, or too large to be tested",
+    )
     axis.scatter(
         frame["mixture"][good], frame["separability"][good], s=30, color=COLOURS[0], label="p < 0.05, Holm's correction"
     )
@@ -171,7 +177,8 @@ def profile_figure(moves: pd.DataFrame, probes: pd.DataFrame) -> Figure:
                 color=COLOURS[number % len(COLOURS)], label=f"{way}, {position}",
             )  # fmt: skip
         right.set_title(f"{name}: answers moved", fontsize=9)
-        for axis in (left, right):
+        right.set_visible(len(here) > 0)
+        for axis in (left, right) if len(here) else (left,):
             axis.set_xticks(np.arange(len(hooks)), [hook.replace("hook_", "") for hook in hooks], fontsize=6.5)
             axis.tick_params(labelleft=True)
             axis.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -33,7 +33,8 @@ OVER = "95 % interval over problems (an operand and an offset, in all phrasings)
 TABLES = {
     "clusters": "Clusters of latents, best first: score, the mean of (1 - M)·S over planes. circularity: the "
     "largest (1 - M)·S times the plane's share of the variance and 1 minus the variation of its radius; p: of that, "
-    "against random clusters of equal size and activation densities; p_isotropic: against clouds that look alike from "
+    "against random clusters of equal size and activation densities (NaN: too large a part of the dictionary to draw "
+    "others); p_isotropic: against clouds that look alike from "
     "all directions; p_holm and q: the "
     "larger of the two, corrected for all clusters. label: the cyclic label that tells at least half of the variance "
     "on at least half of the rows. score_least, score_most, angle: scores of random halves of the documents, and the "
