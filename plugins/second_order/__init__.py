@@ -18,7 +18,7 @@ class SegmentationConfig:
     """Zero-shot segmentation by neurons whose direction is like the class name."""
 
     images: Annotated[int, Option("images with masks, half of them to choose by; 0 for none", unit="images", ge=0)] = (
-        600
+        400
     )
     neurons: Annotated[
         int | tuple[int, ...], Option("numbers of neurons to choose from on other images", unit="neurons", ge=1)
@@ -38,7 +38,7 @@ class SecondOrderConfig:
         Option("each neuron's own mean is taken off, or means and biases are shared out as in the paper's code"),
     ] = "linear"
     images: Annotated[int, Option("images drawn from the dataset: half fit, a fifth choose, the rest test", ge=20)] = (
-        1500
+        1200
     )
     label: Annotated[
         str | tuple[str, ...] | None, Option("labels whose categories are the classes; by default all with categories")
@@ -50,6 +50,7 @@ class SecondOrderConfig:
     texts: Annotated[
         str | None, Option("file of texts to decompose into, one a line; by default the dataset's, or common words")
     ] = None
+    phrases: Annotated[bool, Option("take the dataset's descriptions of several words into the pool as well")] = False
     text_model: Annotated[str | None, Option("address of the text tower; by default that beside #vision")] = None
     terms: Annotated[
         int | None, Option("texts in a decomposition; by default 32, or an eighth of the embedding's size", ge=1)

@@ -13,6 +13,7 @@ from workbench.plugins.second_order.published import offset, published_hook_poin
 from workbench.plugins.second_order.tracing import Trace, trace
 from workbench.subjects.protocol import Batch, Subject
 
+FEW_IMAGES = 4
 BLOCK_BYTES = 64 * 2**20  # of the largest array that a block of neurons makes
 
 
@@ -95,7 +96,12 @@ def combine(mixed: Tensor, values: Tensor) -> Tensor:
     -------
     Tensor [batch, neuron, output]
     """
-    return torch.bmm(mixed.permute(2, 0, 1), values.permute(1, 0, 2)).transpose(0, 1)
+    if len(mixed) > FEW_IMAGES:
+        return torch.bmm(mixed.permute(2, 0, 1), values.permute(1, 0, 2)).transpose(0, 1)
+    total = mixed.new_zeros(len(mixed), *values.shape[1:])
+    for path in range(len(values)):  # for few images thousands of tiny products cost more than reading the values
+        total.addcmul_(mixed[:, path, :, None], values[path])
+    return total
 
 
 def blocks(n_neurons: int, paths: ValuePaths, n_images: int, budget: int = BLOCK_BYTES) -> Iterator[slice]:

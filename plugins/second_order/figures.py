@@ -89,7 +89,7 @@ def neurons_figure(shown: Sequence[dict[str, Any]]) -> Figure:
     for row, each in enumerate(shown):
         said, *places = axes[row * (1 + n_images) : (row + 1) * (1 + n_images)]
         said.axis("off")
-        said.text(0, 0.97, each["title"], fontsize=8.5, weight="bold", va="top", transform=said.transAxes)
+        said.text(0, 0.97, each["title"], fontsize=8, weight="bold", va="top", transform=said.transAxes)
         said.text(
             0, 0.74, textwrap.fill(each["texts"], 46, max_lines=5), fontsize=7.2, va="top", transform=said.transAxes
         )

@@ -17,6 +17,7 @@ from workbench.subjects.protocol import Batch, Subject
 
 SECOND, ATTENTION, FIRST = "second order", "class attention", "first order"
 METHODS = (SECOND, ATTENTION, FIRST)
+RANKS = "similar", "strong"  # by cosine, or by cosine times spread
 LATE = 4  # layers, of those at the end
 
 
@@ -40,7 +41,9 @@ class MapMaker:
     """Makes all variants of all methods' maps from one forward pass.
 
     Second order: the neurons of the layers that were looked at whose directions are most like the query (by absolute
-    cosine); their activations on each patch, averaged with the sign of the cosine. Class attention: from the class
+    cosine, or by that times the spread of their effects); their activations on each patch, averaged with the sign of
+    the cosine; or what each patch gives to the embedding through all neurons of a layer and the values of later heads,
+    projected on the query: effects before they are summed over patches. Class attention: from the class
     token, averaged over heads. First order: what each patch gives to the class token through the heads, projected on
     the query (Gandelsman et al. 2024); both over the last layer, the last four, or all.
 
@@ -58,8 +61,12 @@ class MapMaker:
         self.subject, self.layers = subject, sorted(neurons)
         self.n_prefix = architecture(subject).n_prefix
         self.paths = ValuePaths(subject, 0)
+        self.layer_paths = {layer: ValuePaths(subject, layer) for layer in self.layers}
         found = np.concatenate([neurons[layer].direction for layer in self.layers])
         self.directions = torch.from_numpy(found).to(self.paths.reads)
+        self.spread = torch.from_numpy(np.concatenate([neurons[layer].spread for layer in self.layers])).to(
+            self.directions
+        )
         self.counts = sorted({min(count, len(found)) for count in counts})
         last = subject.n_layers - 1
         spans = {"last layer": [last], f"last {LATE} layers": [*range(max(0, last - LATE + 1), last + 1)]}
@@ -73,11 +80,13 @@ class MapMaker:
     def variants(self) -> list[Variant]:
         """All of them."""
         return [
-            *(Variant(SECOND, f"{count} neurons") for count in self.counts),
+            *(Variant(SECOND, f"{count} {rank} neurons") for rank in RANKS for count in self.counts),
+            *(Variant(SECOND, f"effects, layer {layer}") for layer in self.layers),
+            Variant(SECOND, "effects, all these layers"),
             *(Variant(method, span) for method in (ATTENTION, FIRST) for span in self.spans),
         ]
 
-    def __call__(self, batch: Batch, queries: Tensor) -> tuple[dict[Variant, np.ndarray], np.ndarray]:
+    def __call__(self, batch: Batch, queries: Tensor) -> dict[Variant, np.ndarray]:
         """Make the maps of a batch.
 
         Parameters
@@ -91,32 +100,42 @@ class MapMaker:
         -------
         dict of Variant to np.ndarray
             [image, patch] each.
-        np.ndarray
-            [image, neuron] indices of the most similar neurons, over the layers side by side, best first.
         """
         every = range(self.subject.n_layers)
         more = [f"blocks.{layer}.attn.hook_{name}" for layer in every for name in ("v", "pattern")]
         traced = trace(self.subject, batch, self.layers, more)
         queries = queries.to(self.directions)
-        maps = {Variant(SECOND, f"{count} neurons"): values for count, values in self.second(traced, queries).items()}
+        second = {**self.second(traced, queries), **self.effects(traced, queries)}
+        maps = {Variant(SECOND, name): values for name, values in second.items()}
         attention = torch.stack([self.pattern(traced, layer).mean(1) for layer in every])
         first = torch.stack([self.first(traced, layer, queries) for layer in every])
         for name, span in self.spans.items():
             maps[Variant(ATTENTION, name)] = attention[span].mean(0)
             maps[Variant(FIRST, name)] = first[span].sum(0)
-        best = (queries @ self.directions.T).abs().argsort(dim=1, descending=True)[:, : self.counts[-1]]
-        return {v: m.to("cpu", torch.float32).numpy() for v, m in maps.items()}, best.cpu().numpy()
+        return {v: m.to("cpu", torch.float32).numpy() for v, m in maps.items()}
 
-    def second(self, traced: Trace, queries: Tensor) -> dict[int, Tensor]:
-        """Return the maps by second-order neurons, [image, patch], for each number of neurons."""
+    def second(self, traced: Trace, queries: Tensor) -> dict[str, Tensor]:
+        """Return the maps by second-order neurons, [image, patch], for each ranking and number of neurons."""
         post = torch.cat([traced.post(layer)[:, self.n_prefix :] for layer in self.layers], dim=2)
         cosines = queries @ self.directions.T
-        order = cosines.abs().argsort(dim=1, descending=True)
         found = {}
-        for count in self.counts:
-            sign = torch.zeros_like(cosines).scatter_(1, order[:, :count], cosines.gather(1, order[:, :count]).sign())
-            found[count] = torch.einsum("bpn,bn->bp", post, sign) / count
+        for rank, weight in zip(RANKS, (torch.ones_like(self.spread), self.spread), strict=True):
+            order = (cosines.abs() * weight).argsort(dim=1, descending=True)
+            for count in self.counts:
+                best = order[:, :count]
+                sign = torch.zeros_like(cosines).scatter_(1, best, cosines.gather(1, best).sign())
+                found[f"{count} {rank} neurons"] = torch.einsum("bpn,bn->bp", post, sign) / count
         return found
+
+    def effects(self, traced: Trace, queries: Tensor) -> dict[str, Tensor]:
+        """Return the maps by effects of all neurons, [image, patch], of each layer and of all that were looked at."""
+        found = {}
+        for layer, paths in self.layer_paths.items():
+            along = torch.einsum("pme,peo,bo->bpm", paths.reads, paths.writes[0], queries)
+            stream = traced.post(layer) @ paths.neurons()
+            given = torch.einsum("bpi,bim,bpm->bi", traced.mixing(paths), stream, along)
+            found[f"effects, layer {layer}"] = given[:, self.n_prefix :]
+        return {**found, "effects, all these layers": torch.stack([*found.values()]).sum(0)}
 
     def pattern(self, traced: Trace, layer: int) -> Tensor:
         """Return attention from the class token to patches, [image, head, patch]."""

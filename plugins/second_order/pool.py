@@ -43,8 +43,9 @@ class Pool:
 def make_pool(config: SecondOrderConfig, dataset: Dataset, concepts: Sequence[Concept]) -> Pool:
     """Return the texts of the file that was given, of the dataset, or common words with the names of all concepts.
 
-    A text of the dataset's own pool names what the dataset says; any other names a concept whose category it contains
-    as a word (the longest first: *top left* is not *top*).
+    A text of the dataset's own pool names what the dataset says; only single words are taken, unless `phrases` are
+    asked for: sums of phrases that each name a shape, a colour and a place say little of any. Any other text names a
+    concept whose category it contains as a word (the longest first: *top left* is not *top*).
 
     Raises
     ------
@@ -53,7 +54,9 @@ def make_pool(config: SecondOrderConfig, dataset: Dataset, concepts: Sequence[Co
     """
     own = dataset.descriptions() if config.texts is None else ()
     if own:
-        said = {each.text: each.names for each in own}
+        said = {each.text: each.names for each in own if config.phrases or len(each.text.split()) == 1}
+        if len(said) < 2:
+            raise UserError(f"{dataset.address} has {len(said)} descriptions of one word: take its phrases=true")
         names = np.array([[(c.label, c.category) in named for c in concepts] for named in said.values()], dtype=bool)
         return Pool(
             tuple(said), names.reshape(len(said), len(concepts)), f"{len(said)} descriptions of {dataset.address}"

@@ -25,7 +25,7 @@ from workbench.subjects.vit_subject import VisionSubject
 if TYPE_CHECKING:
     from workbench.context import Context
 
-THRESHOLDS = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # standard deviations of a map above its mean
+THRESHOLDS = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)  # standard deviations of a map above its mean
 MEAN = THRESHOLDS.index(0.0)
 MEASURES = ("mIoU", "pixel accuracy", "mAP")
 
@@ -135,7 +135,7 @@ def segment(
     images = np.concatenate([sample.at(part)[:half] for part in (CHOOSE, TEST)])
 
     def of_batch(batch: Batch, images: np.ndarray) -> tuple[Arrays, Arrays]:
-        maps, _ = maker(batch, queries[torch.from_numpy(images)])
+        maps = maker(batch, queries[torch.from_numpy(images)])
         grid = [size // patch for size, patch in zip(batch.inputs.shape[2:], subject.arch.patch_size, strict=True)]
         size = tuple(int(n) for n in batch.inputs.shape[2:])
         counts = np.zeros((len(images), len(variants), len(THRESHOLDS), 2, 2), np.int64)
@@ -219,7 +219,7 @@ def example_maps(
 ) -> list[tuple[int, dict[str, np.ndarray]]]:
     """Return the maps of some images by each method's chosen variant, at the size of the subject's pixels."""
     batch = subject.batch([sample.picture(int(image)) for image in images])
-    maps, _ = maker(batch, queries[torch.from_numpy(images)])
+    maps = maker(batch, queries[torch.from_numpy(images)])
     size = tuple(int(n) for n in batch.inputs.shape[2:])
     patch = subject.arch.patch_size
     grid = [n // p for n, p in zip(size, patch, strict=True)]
