@@ -95,6 +95,11 @@ def run_pytest(folder, *words):
     return *found, done.stdout
 
 
+def test_who_names_the_suite_as_a_pytest_plugin_imports_nothing_heavy():
+    code = "import sys, workbench.testing; print({'torch', 'pytest', 'pandas', 'hypothesis'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 @pytest.mark.long
 def test_faults_of_runs_are_found(tmp_path):
     install(tmp_path / "packages", "faulty", FAULTY.read_text(encoding="utf-8"))

@@ -32,6 +32,7 @@ PRELOADED = (
     "workbench.subjects.sources",
     "workbench.zoo.subject",
 )
+BLANK = b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt"/>'
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def run_once(job: dict[str, Any], stop: Stop | None, log: Path) -> Stopped:
             with log.open("wb", buffering=0) as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
+            leave_figures_blank()
             if stop is not None:
                 tell(stop, job)
             code = run_command(job)
@@ -186,15 +188,14 @@ def follow(job: dict[str, Any]) -> list[Stopped]:
     return story
 
 
-def draw() -> None:
-    """Draw something: the first drawing of a process loads fonts and much else."""
-    from workbench.report import new_figure
+def leave_figures_blank() -> None:
+    """Have figures saved without drawing them: that takes longer than most quick runs, and shows nothing here."""
     from workbench.results import Figure
 
-    figure, _ = new_figure()
-    drawn = Figure(figure, "a few axes")
-    drawn.png()
-    drawn.svg()
+    def blank(self: Figure, form: str) -> bytes:
+        return BLANK if self.figure is not None else self.images[form]
+
+    Figure._image = blank  # type: ignore[method-assign]
 
 
 def serve() -> None:
@@ -202,7 +203,6 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background inherits that it is ignored
     for name in PRELOADED:
         importlib.import_module(name)
-    draw()
     for line in sys.stdin:
         print(json.dumps([asdict(stopped) for stopped in follow(json.loads(line))]), flush=True)  # noqa: T201
 

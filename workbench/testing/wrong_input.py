@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
-
-import pytest
 
 from workbench import configuration
 from workbench.testing.declared import command
@@ -87,14 +84,12 @@ class WrongInputChecks(RunningChecks):
         code, _, complaint = command("run", "--config", str(file), "--out", str(out))
         assert (code, [path.name for path in out.iterdir()]) == (2, ["notes.txt"]), complaint
         assert "exists already" in complaint
-        shutil.rmtree(out)
 
-    def test_nothing_but_a_plugins_own_options_is_taken(self, inputs: dict[str, str], tmp_path: Path) -> None:
-        """A misspelt key of a configuration file is named."""
+    def test_a_misspelt_key_of_a_configuration_file_is_named(self, tmp_path: Path) -> None:
+        """The nearest key is named."""
         file = tmp_path / "run.yaml"
         file.write_text(configuration.write_yaml({"plugin": self.name(), "stores": "x"}), encoding="utf-8")
         code, _, complaint = command("run", "--config", str(file), "--out", str(tmp_path / "run"))
         assert code == 2
         assert "no key 'stores'; nearest: store" in " ".join(complaint.split())
-        with pytest.raises(FileNotFoundError):
-            (tmp_path / "run").stat()
+        assert not (tmp_path / "run").exists()
