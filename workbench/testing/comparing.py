@@ -11,9 +11,10 @@ import pandas
 import xarray
 
 from workbench.results import Figure, Metric, Result, Weights
+from workbench.results_parts import File
 from workbench.results_table import Table
 
-KINDS = ("metrics", "tables", "arrays", "figures", "weights", "sections")
+KINDS = ("metrics", "tables", "arrays", "figures", "weights", "files", "sections")
 
 
 def differences(
@@ -76,6 +77,9 @@ def _differ(ours: Any, theirs: Any, name: str, varies: Collection[str], same_typ
     elif isinstance(ours, Figure):
         if ours.figure is theirs.figure is None and ours.svg() != theirs.svg():
             yield "another drawing"  # one that is not yet an image changes its layout each time it is drawn
+    elif isinstance(ours, File):
+        if ours.data != theirs.data:
+            yield "other bytes"
     elif (ours.kind, ours.data) != (theirs.kind, theirs.data):
         yield "other contents"
 

@@ -80,7 +80,7 @@ class Page(HTMLParser):
 
 def hostile(result: Result) -> Result:
     """Return a copy of a result whose every text ends in HTML that would run code."""
-    made = Result(weights=result.weights)
+    made = Result(weights=result.weights, files=result.files)
     for name, metric in result.metrics.items():
         made.metrics[name] = replace(metric, description=metric.description + HOSTILE, unit=metric.unit + HOSTILE)
     for name, array in result.arrays.items():

@@ -19,7 +19,7 @@ from workbench.plugin import CaptureDefault
 from workbench.progress import Ticker
 from workbench.results import Result
 from workbench.runs import Run, identity_of, load_run
-from workbench.testing.comparing import description_of, differences
+from workbench.testing.comparing import KINDS, description_of, differences
 from workbench.testing.declared import DeclaredChecks, imports_of
 from workbench.testing.pages import HOSTILE, Page, hostile
 
@@ -122,7 +122,7 @@ class RunningChecks(DeclaredChecks):
         """There are numbers; each metric, table, array, figure and section says what it is."""
         result = finished.made
         assert result.metrics or result.tables or result.arrays, "the result has no metric, no table and no array"
-        for kind in ("metrics", "tables", "arrays", "figures", "weights"):
+        for kind in ("metrics", "tables", "arrays", "figures", "weights", "files"):
             for name, part in getattr(result, kind).items():
                 assert description_of(part).strip(), f"{kind} {name} has no description"
         for name, metric in result.metrics.items():
@@ -201,7 +201,7 @@ def letters(text: str) -> str:
 
 def texts_of(result: Result) -> Iterator[tuple[str, str]]:
     """Yield every text in a result, and where it is."""
-    for kind in ("metrics", "tables", "arrays", "figures", "weights", "sections"):
+    for kind in KINDS:
         for name, part in getattr(result, kind).items():
             yield f"the description of {kind} {name}", description_of(part)
     for name, table in result.tables.items():
@@ -213,6 +213,8 @@ def texts_of(result: Result) -> Iterator[tuple[str, str]]:
             yield f"array {name}, coordinate {coordinate}", "\n".join(map(str, array[coordinate].values.ravel()))
     for name, weights in result.weights.items():
         yield f"what is known of weights {name}", json.dumps(weights.config)
+    for name, file in result.files.items():
+        yield f"file {name}", file.data.decode("utf-8", "replace")
     for name, section in result.sections.items():
         yield f"section {name}", json.dumps(section.data, ensure_ascii=False)
 
