@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib
 import logging
 import sys
 import time
@@ -111,9 +112,8 @@ def progress(
     ticker = Ticker(total, unit, description, log or logging.getLogger("workbench"), done)
     console = Console(file=sys.stderr)
     if drawn and console.is_jupyter:
-        from IPython.display import display
-
-        ticker.output = display({"text/plain": description}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        display = importlib.import_module("IPython.display").display  # no dependency of ours: a notebook brings it
+        ticker.output = display({"text/plain": description}, raw=True, display_id=True)
         ticker.draw()
         try:
             yield ticker
