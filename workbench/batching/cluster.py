@@ -47,6 +47,7 @@ def open_client(
     """
     from distributed import Client
 
+    silence()
     if scheduler is None:
         with local_cluster(workers, memory, n_jobs) as cluster, Client(cluster, set_as_default=False) as client:
             yield client, Reviver(cluster)
@@ -65,6 +66,15 @@ def open_client(
     finally:
         with suppress(Exception):  # it may be gone
             client.close(timeout=2)
+
+
+def silence() -> None:
+    """Let Dask not log what becomes of workers and connections: what matters of it is told by us.
+
+    For the rest of the process, as connections that were cut are logged when nobody expects it any more.
+    """
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
