@@ -99,7 +99,7 @@ class TestSecondOrder(PluginConformance):
     plugin = "second-order"
     model, data = "zoo:shapes-clip#vision", "shapes"
     options: ClassVar = {
-        "layer": [3, 4],
+        "layer": [1, 2],
         "label": "colour",
         "images": 40,
         "top": 8,
@@ -113,7 +113,7 @@ class TestSecondOrder(PluginConformance):
         "segmentation.images": 8,
         "segmentation.neurons": 10,
     }
-    wrong = (({"layer": 5}, "0 to 4"), ({"label": "held_out"}, "nearest of shapes"))
+    wrong = (({"layer": 3}, "0 to 2"), ({"label": "held_out"}, "nearest of shapes"))
 
 
 class TestSparseProbe(PluginConformance):
