@@ -96,6 +96,7 @@ def local_cluster(workers: int | None, memory: str | None, n_jobs: int) -> Itera
         "memory_limit": checked_memory(memory) if memory is not None else int(SHARE * MEMORY_LIMIT / n_workers),
         "processes": True,
         "dashboard_address": None,
+        "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"},  # its web server: 8787 may be somebody else's
         "silence_logs": logging.CRITICAL,  # what happens to jobs is told by us
     }
     settings = {
