@@ -77,6 +77,7 @@ def test_it_is_listed_with_version_origin_and_needs(environment, tmp_path):
     assert not listed["broken"]
 
 
+@pytest.mark.slow
 def test_it_runs_from_the_command_line(environment, store, tmp_path):
     python, _ = environment
     answer = json.loads(

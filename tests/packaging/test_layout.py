@@ -87,6 +87,7 @@ def test_kernels_is_no_regular_package():
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 
+@pytest.mark.slow
 def test_transformers_started_in_the_root_does_not_import_our_kernels(copy, python):
     code = (
         "import sys\nfrom transformers import PreTrainedModel\n"

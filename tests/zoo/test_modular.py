@@ -38,6 +38,7 @@ def test_its_frequencies_are_those_of_an_independent_transform(subject):
     assert 2 <= len(record["used"]) <= 10
 
 
+@pytest.mark.slow
 def test_a_short_training_learns_the_answer_alone_and_does_not_generalise(tmp_path, monkeypatch):
     monkeypatch.setattr(modular, "RECIPE", replace(modular.RECIPE, batch_size=16))
     record = train_zoo("modular", tmp_path / "out", recipe_of("modular", steps=2))

@@ -57,6 +57,7 @@ def test_an_interrupted_training_ends_with_the_same_towers(tmp_path, monkeypatch
     assert read_towers(killed / "architecture.json") == (tiny_lesson().architecture, PROCESSOR)
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path):
     lesson = tiny_lesson(replace(RECIPE, steps=40, batch_size=16, lr=1e-2, muon_lr=0.03, warmup_steps=2))
     _, progress = train(lesson, tmp_path)

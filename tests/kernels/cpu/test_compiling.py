@@ -79,6 +79,7 @@ def test_what_goes_into_a_unit_decides_its_name(cache, tmp_path, monkeypatch):
     assert len(names) == 4
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_compile_once(cache, tmp_path):
     quick = script(tmp_path / "c", f'exec {real_compiler()} "$@" -O0')
     with ThreadPoolExecutor() as pool:
@@ -89,7 +90,9 @@ def test_processes_that_start_at_once_compile_once(cache, tmp_path):
     assert len(list(cache.glob("*.so"))) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a library at all", None])
+@pytest.mark.parametrize(
+    "damage", [b"", *(pytest.param(each, marks=pytest.mark.slow) for each in (b"not a library", None))]
+)
 def test_a_damaged_file_is_compiled_anew(cache, damage):
     path = compiler.build(GENERIC, QUICK)
     sound = path.read_bytes()
@@ -118,6 +121,7 @@ def test_without_a_compiler_the_reference_answers_and_one_line_says_why(cache, t
     assert says in line
 
 
+@pytest.mark.slow
 def test_a_compiler_that_knows_fewer_instruction_sets_gives_what_it_can(cache, tmp_path, reference):
     refuse = 'case "$*" in *-mavx*) echo "error: unknown flag" >&2; exit 1;; esac'
     refusing = script(tmp_path / "c", f'{refuse}; exec {real_compiler()} "$@" -O0')

@@ -85,6 +85,7 @@ def test_the_circuit_is_drawn_and_exported(result):
         assert figure.png().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_subject_that_cannot_do_the_task_is_not_called_faithful(tmp_path, random_subject):
     config = replace(QUICK, method=("noising", "eap"), examples=6)
 
