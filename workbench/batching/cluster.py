@@ -105,6 +105,7 @@ def local_cluster(workers: int | None, memory: str | None, n_jobs: int) -> Itera
         "distributed.deploy.lost-worker-timeout": "1000w",  # it may end one that has just started: see Reviver
         "distributed.worker.memory.pause": False,  # it would wait for others' data to go, and we send none
         "distributed.worker.memory.spill": False,
+        "distributed.worker.profile.enabled": False,  # it keeps call stacks of each second of the last hour
         "distributed.worker.memory.target": False,
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
     }
