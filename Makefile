@@ -36,7 +36,7 @@ shim: $(READY)  ## CUDA kernels: through nvcc where there is one, and on the CPU
 
 docs: $(READY)  ## the documentation as a site, warnings are errors; the notebooks run from a clean kernel
 	$(UV) pip install --quiet --python $(PYTHON) --constraint constraints.txt --group docs
-	$(VENV)/bin/sphinx-build -b html -W --keep-going --quiet docs docs/_build
+	$(VENV)/bin/sphinx-build -b html -W --keep-going --quiet docs docs/_build/html
 
 check: $(READY)  ## types, lint, spelling
 	$(VENV)/bin/mypy
