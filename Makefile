@@ -42,7 +42,7 @@ check: $(READY)  ## types, lint, spelling
 	$(VENV)/bin/mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/codespell README.md CONTRIBUTING.md docs changes workbench cache kernels plugins probes --skip "*.json,*.safetensors"
+	$(VENV)/bin/codespell README.md CONTRIBUTING.md docs changes workbench cache kernels plugins probes --skip "*.json,*.safetensors,docs/_build"
 
 constraints: | $(UV)  ## write constraints.txt anew from pyproject.toml and constraints.in
 	env -u UV_FIND_LINKS -u PIP_FIND_LINKS $(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate \
