@@ -1,7 +1,7 @@
 """What a batch costs beside its jobs: over bare Dask, with two workers, and in memory over hundreds of jobs.
 
 python benchmarks/batch.py overhead [--jobs 2000] [--rounds 4]
-python benchmarks/batch.py workers  [--jobs 40] [--rounds 3]
+python benchmarks/batch.py workers  [--jobs 24] [--rounds 3]
 python benchmarks/batch.py memory   [--jobs 500]
 """
 
@@ -191,7 +191,7 @@ def probing_grid(store: Path, seeds: list[int]) -> dict[str, Any]:
             "max_rows": 6000,
             "draws": 200,
             "contexts": 4,
-            "baselines": {"shuffles": 20, "random_units": 5},
+            "baselines": {"shuffles": 100, "random_units": 5},
         },
         "grid": {"hook_point": list(HOOKS[:2]), "label": ["span"], "seed": seeds},
     }
@@ -252,7 +252,7 @@ def resident_mb() -> float:
 
 def main() -> None:
     """Run one part."""
-    parts = {"overhead": (overhead, 2000, 4), "workers": (workers, 40, 3), "memory": (memory, 500, 1)}
+    parts = {"overhead": (overhead, 2000, 4), "workers": (workers, 24, 3), "memory": (memory, 500, 1)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--jobs", type=int)
