@@ -112,7 +112,8 @@ def components(subject: Subject, there: dict[str, Tensor]) -> Iterator[tuple[str
         whole = there[f"blocks.{layer}.hook_attn_out"]
         result = there[f"blocks.{layer}.attn.hook_result"]
         bias = whole - result.sum(0)
-        if close(bias, attention_bias(subject, layer, whole)):
+        held_bias = subject.weight_or_none("b_O", layer)
+        if close(bias, torch.zeros_like(whole) if held_bias is None else held_bias.to(whole)):
             yield from ((f"a{layer}.h{head}", layer, "head", vector) for head, vector in enumerate(result))
             yield f"a{layer}.bias", layer, "bias", bias
         else:
@@ -120,14 +121,6 @@ def components(subject: Subject, there: dict[str, Tensor]) -> Iterator[tuple[str
         mlp = there.get(f"blocks.{layer}.hook_mlp_out")
         if mlp is not None:
             yield f"m{layer}", layer, "MLP", mlp
-
-
-def attention_bias(subject: Subject, layer: int, like: Tensor) -> Tensor:
-    """Return ``b_O`` [d_model], zeros where there is none."""
-    try:
-        return subject.weights("b_O", layer).to(like)
-    except UserError:
-        return torch.zeros_like(like)
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -6,7 +6,6 @@ import re
 
 from torch import Tensor
 
-from workbench.errors import UserError
 from workbench.subjects.protocol import Subject
 
 STREAM = re.compile(r"hook_(pos_)?embed|blocks\.\d+\.hook_(resid_(pre|mid|post)|attn_out|mlp_out)")
@@ -38,19 +37,14 @@ def direct_logit_effect(subject: Subject, directions: Tensor) -> Tensor | None:
     layer norm (which has a bias; an RMS norm has none). Its division by the stream's scale, which differs from row
     to row, is left out, and so are all later layers: the numbers compare tokens for one direction, not rows.
     """
-    weights: dict[str, Tensor] = {}
-    for role in ("W_U", "ln_final.w", "ln_final.b"):
-        try:
-            weights[role] = subject.weights(role)
-        except UserError:
-            continue
-    if "W_U" not in weights:
+    unembedding, weight, bias = (subject.weight_or_none(role) for role in ("W_U", "ln_final.w", "ln_final.b"))
+    if unembedding is None:
         return None
-    unembedding = weights["W_U"].float()
+    unembedding = unembedding.float()
     through = directions.to(unembedding.device).float()
-    if "ln_final.b" in weights:
+    if bias is not None:
         through = through - through.mean(1, keepdim=True)
-    if "ln_final.w" in weights:
-        through = through * weights["ln_final.w"].float()
+    if weight is not None:
+        through = through * weight.float()
     effect = through @ unembedding
     return effect - effect.mean(1, keepdim=True)

@@ -76,14 +76,7 @@ def random_copy(subject: Subject, rng: np.random.Generator) -> Subject:
 
 def roles_of(subject: Subject, layer: int) -> Sequence[str]:
     """Return the weights of heads and MLP that a layer has."""
-    found = []
-    for role in ROLES:
-        try:
-            subject.weights(role, layer)
-        except UserError:
-            continue
-        found.append(role)
-    return found
+    return [role for role in ROLES if subject.weight_or_none(role, layer) is not None]
 
 
 def heads_matrix(graph: Graph, edges: Bool[np.ndarray, "source destination"]) -> Bool[np.ndarray, "head head"]:

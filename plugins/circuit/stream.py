@@ -151,7 +151,7 @@ def head_gain(subject: Subject, layer: int, seen: Mapping[str, Tensor]) -> HeadG
     """Find the gain of one layer in what was seen."""
     at, scale = f"blocks.{layer}.", scale_name(layer)
     total, added = seen[f"{at}attn.hook_result"].sum(2).double(), seen[f"{at}hook_attn_out"].double()
-    bias = weight_or_none(subject, "b_O", layer)
+    bias = subject.weight_or_none("b_O", layer)
     if bias is not None:
         total = total + bias.to(total)
     rounding = max(torch.finfo(subject.dtype).eps, torch.finfo(torch.float32).eps)  # norms may be in float32
@@ -162,7 +162,7 @@ def head_gain(subject: Subject, layer: int, seen: Mapping[str, Tensor]) -> HeadG
 
     if is_added(total):
         return HeadGain()
-    weight = weight_or_none(subject, "ln1_post.w", layer) if scale in seen else None
+    weight = subject.weight_or_none("ln1_post.w", layer) if scale in seen else None
     if weight is not None:
         for gain in (weight, 1 + weight):  # Gemma's norms multiply by one plus their weight
             if is_added(total / seen[scale].double() * gain.to(total)):
@@ -173,11 +173,3 @@ def head_gain(subject: Subject, layer: int, seen: Mapping[str, Tensor]) -> HeadG
     raise UserError(
         f"{subject.address}: the heads of layer {layer} do not sum to what its attention adds to the stream"
     )
-
-
-def weight_or_none(subject: Subject, role: str, layer: int) -> Tensor | None:
-    """Return a weight by its role; None where the subject has none."""
-    try:
-        return subject.weights(role, layer)
-    except UserError:
-        return None

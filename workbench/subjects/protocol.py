@@ -317,6 +317,13 @@ class Subject(ABC):
             For a role that the model does not have; the message lists those it has.
         """
 
+    def weight_or_none(self, role: str, layer: int | None = None) -> Tensor | None:
+        """Return a weight by its role, see `weights`; None where the model has none."""
+        try:
+            return self.weights(role, layer)
+        except UserError:
+            return None
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.address!r}, {self.n_layers} layers, width {self.d_model}, "
