@@ -170,7 +170,7 @@ def overhead(folder: Path, n_jobs: int, n_rounds: int) -> None:
                 clock = time.perf_counter()
                 result = wb.batch(grid, out=folder / f"jobs{n_workers}-{round_}", scheduler=address)
                 seconds["batch"].append(time.perf_counter() - clock)
-                got = result.tables["metrics"].frame["value"]
+                got = result.tables["metrics"]["value"]
                 np.testing.assert_allclose(got, want, rtol=1e-12)
         each = {way: statistics.median(found) / n * 1e3 for way, found in seconds.items()}
         more = each["batch"] - each["bare Dask"]
@@ -213,7 +213,7 @@ def workers(folder: Path, n_jobs: int, n_rounds: int) -> None:
                 clock = time.perf_counter()
                 result = wb.batch(probing_grid(store, seeds), out=folder / f"{n_workers}-{round_}", scheduler=address)
                 seconds[n_workers].append(time.perf_counter() - clock)
-                values.append(result.tables["metrics"].frame.drop(columns="seconds"))
+                values.append(result.tables["metrics"].drop(columns="seconds"))
             if not values[0].equals(values[1]):
                 raise SystemExit("one worker and two have other numbers")
     found = {n_workers: statistics.median(times) for n_workers, times in seconds.items()}

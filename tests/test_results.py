@@ -39,7 +39,7 @@ def test_a_table_is_kept_from_later_changes():
     result = Result()
     result.add_table("t", frame, description="d", units={"accuracy": "%"})
     frame.loc[0, "accuracy"] = -1.0
-    assert result.tables["t"].frame.loc[0, "accuracy"] == 0.5
+    assert result.tables["t"].loc[0, "accuracy"] == 0.5
 
 
 def test_printing_the_parts_of_a_large_result_stays_short(tmp_path):

@@ -83,7 +83,7 @@ def test_everything_comes_back(saved):
     for part in ("metrics", "tables", "arrays", "figures", "weights", "sections"):
         assert list(getattr(loaded, part)) == list(getattr(made, part))
     for name, table in made.tables.items():
-        pandas.testing.assert_frame_equal(loaded.tables[name].frame, table.frame)
+        pandas.testing.assert_frame_equal(loaded.tables[name], table)
         assert (loaded.tables[name].units, loaded.tables[name].description) == (table.units, table.description)
     for name, array in made.arrays.items():
         xr.testing.assert_identical(loaded.arrays[name], array)

@@ -251,7 +251,7 @@ def _to_json(number: float | None) -> float | str | None:
 
 def _write_table(path: Path, name: str, table: Table) -> None:
     try:
-        arrow = pyarrow.Table.from_pandas(table.frame)
+        arrow = pyarrow.Table.from_pandas(table)
     except pyarrow.ArrowException as error:
         raise ValueError(f"table {name!r}: a column cannot be stored: {error}") from error
     fields = [field.with_metadata({"unit": table.units.get(field.name, "")}) for field in arrow.schema]

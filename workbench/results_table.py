@@ -28,11 +28,6 @@ class Table(pandas.DataFrame):
     def _constructor(self) -> Any:
         return pandas.DataFrame
 
-    @property
-    def frame(self) -> pandas.DataFrame:
-        """The table as a plain frame."""
-        return pandas.DataFrame(self)
-
     def _repr_html_(self) -> str:
         from workbench.display import table_html
 

@@ -62,7 +62,7 @@ class Outcome:
     @classmethod
     def of(cls, variant: Variant, trainer: Trainer, result: Result) -> Outcome:
         """Keep of a result what is compared; figures and tables of many would fill the memory."""
-        comparison = result.tables["comparison"].frame.set_index("in place of the activation")
+        comparison = result.tables["comparison"].set_index("in place of the activation")
         random = float(comparison["explained_variance"][NAMES["random"]])
         return cls(variant, trainer, dict(result.metrics), random, result.weights["dictionary"])
 

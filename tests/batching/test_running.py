@@ -41,10 +41,10 @@ def test_a_batch_leaves_jobs_one_table_heat_maps_and_a_report(trial, cluster, gr
     assert result.metrics["failed"].value == 0
     assert set(names(out)) >= {"jobs", "tables", "figures", "report.html", "manifest.json"}
 
-    table = result.tables["metrics"].frame
+    table = result.tables["metrics"]
     csv = pd.read_csv(out / "tables/metrics.csv", keep_default_na=False)
     for kept in (pd.read_parquet(out / "tables/metrics.parquet"), csv):
-        pd.testing.assert_frame_equal(kept, table, check_dtype=False)
+        pd.testing.assert_frame_equal(table, kept, check_dtype=False)
     assert len(table) == 12
     assert set(table["measure"]) == {"score.k1"}
     assert set(table["metric"]) == {"score.a.k1", "score.b-c.k1"}
@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_a_run(trial, cluster, grid, tmp_path):
 @pytest.mark.slow
 def test_a_jobs_figures_are_made_when_asked_for_and_change_nothing_else(trial, cluster, grid, tmp_path, capsys):
     result = wb.batch(grid, out=tmp_path / "jobs", scheduler=cluster)
-    job = tmp_path / "jobs" / "jobs" / result.tables["metrics"].frame["job"][0]
+    job = tmp_path / "jobs" / "jobs" / result.tables["metrics"]["job"][0]
     before = {name: (job / name).read_bytes() for name in ("manifest.json", "metrics.json")}
     assert read_index(job)["undrawn"] == ["line"]
     assert main(["report", str(job)]) == 0
@@ -90,7 +90,7 @@ def test_finished_jobs_are_skipped_and_a_larger_grid_adds_to_them(trial, cluster
     wb.batch(grid, out=tmp_path / "jobs", scheduler=cluster)
     wb.batch(grid, out=tmp_path / "jobs", scheduler="tcp://127.0.0.1:9")  # nothing to do, and so nobody is asked
     grid["grid"]["n"].append(4)
-    assert len(wb.batch(grid, out=tmp_path / "jobs", scheduler=cluster).tables["metrics"].frame) == 16
+    assert len(wb.batch(grid, out=tmp_path / "jobs", scheduler=cluster).tables["metrics"]) == 16
     assert set(starts(tmp_path / "notes").values()) == {1}
     assert len(starts(tmp_path / "notes")) == 16
 
@@ -99,13 +99,13 @@ def test_finished_jobs_are_skipped_and_a_larger_grid_adds_to_them(trial, cluster
 def test_jobs_that_a_power_cut_left_without_their_bytes_are_made_again(trial, cluster, grid, tmp_path):
     grid["grid"] = {"n": [1, 2, 3, 4]}
     first = wb.batch(grid, out=tmp_path / "jobs", scheduler=cluster)
-    whole, empty, cut, bare = (tmp_path / "jobs/jobs" / identity for identity in first.tables["metrics"].frame["job"])
+    whole, empty, cut, bare = (tmp_path / "jobs/jobs" / identity for identity in first.tables["metrics"]["job"])
     (empty / "metrics.json").write_text("")
     (bare / "manifest.json").unlink()
     (cut / "tables/rows.parquet").write_bytes(b"")
     again = wb.batch(grid, out=tmp_path / "jobs", scheduler=cluster)
     pd.testing.assert_frame_equal(
-        again.tables["metrics"].frame.drop(columns="seconds"), first.tables["metrics"].frame.drop(columns="seconds")
+        again.tables["metrics"].drop(columns="seconds"), first.tables["metrics"].drop(columns="seconds")
     )
     assert names(tmp_path / "jobs" / "damaged") == sorted(f"{job.name}-1" for job in (empty, cut, bare))
     assert all(is_finished(job, job.name) for job in (whole, empty, cut, bare))
@@ -120,7 +120,7 @@ def test_errors_are_tried_again_wrong_input_is_not_and_the_rest_go_on(trial, clu
     assert {name.split("-")[2]: n for name, n in tries.items()} == {
         "well": 1, "error": 3, "once": 2, "wrong": 1, "leave": 3,
     }  # fmt: skip
-    failed = result.tables["failed"].frame
+    failed = result.tables["failed"]
     assert list(failed["way"]) == ["error", "error", "wrong", "wrong", "leave", "leave"]
     assert list(failed["kind"]) == ["error", "error", "wrong input", "wrong input", "error", "error"]
     assert failed["error"][0] == "ZeroDivisionError: n=1 cannot be done"
@@ -128,7 +128,7 @@ def test_errors_are_tried_again_wrong_input_is_not_and_the_rest_go_on(trial, clu
     kept = json.loads((out / "failed" / f"{failed['job'][0]}.json").read_text())
     assert "cannot be done" in kept["traceback"]
     assert kept["tries"] == 3
-    assert names(out / "jobs") == sorted(result.tables["metrics"].frame["job"])
+    assert names(out / "jobs") == sorted(result.tables["metrics"]["job"])
     assert "set aside: trial way=error n=1: ZeroDivisionError" in caplog.text
 
 

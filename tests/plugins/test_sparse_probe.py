@@ -103,7 +103,7 @@ def result(store, tmp_path_factory):
 
 
 def row(result, label, k):
-    best = result.tables["best"].frame
+    best = result.tables["best"]
     return best[(best["label"] == label) & (best["k"] == k)].iloc[0]
 
 
@@ -128,14 +128,14 @@ def test_planted_labels_stand_out_and_noise_does_not(result):
 
 def test_negative_control_covers_the_floor(result):
     """With permuted labels the intervals lie around chance, selection included, and so do shuffled draws."""
-    scores = result.tables["scores"].frame
+    scores = result.tables["scores"]
     assert stays_at_floor(scores, "auc").mean() == result.metrics["negative_control"].value >= 0.7
     null = scores[(scores["probe"] == "shuffled labels") & (scores["metric"] == "auc") & (scores["label"] == "span")]
     assert (abs(null["value"] - 0.5) < 0.05).all()
 
 
 def test_scores_are_complete(result):
-    scores = result.tables["scores"].frame
+    scores = result.tables["scores"]
     kinds = {"k-sparse", "dense", "random units", "shuffled labels", "permuted rows", "token identity"}
     assert set(scores["probe"]) == kinds
     mine = scores[(scores["probe"] == "k-sparse") & (scores["split"] == "test")]
@@ -148,11 +148,11 @@ def test_scores_are_complete(result):
 
 
 def test_units_examples_figures_and_pages(result):
-    units = result.tables["units"].frame
+    units = result.tables["units"]
     first = units[(units["label"] == "span") & (units["hook_point"] == PLANTED) & (units["k"] == 2)]
     assert (first["auc"] > 0.8).all()
     assert (first["coefficient"] > 0).all()
-    examples = result.tables["examples"].frame
+    examples = result.tables["examples"]
     spans = examples[examples["label"] == "span"]
     assert len(spans) == 3
     assert spans["label_holds"].all()
@@ -166,9 +166,9 @@ def test_units_examples_figures_and_pages(result):
 
 def test_another_seed_is_another_split_and_the_same_seed_the_same_bits(store, result, tmp_path):
     config = replace(QUICK, label=("span", "noise", "genre=b"))
-    again = probe(store, tmp_path / "a", config).tables["scores"].frame.drop(columns="seconds")
-    assert again.equals(result.tables["scores"].frame.drop(columns="seconds"))
-    other = probe(store, tmp_path / "b", replace(config, label="span"), seed=1).tables["best"].frame
+    again = probe(store, tmp_path / "a", config).tables["scores"].drop(columns="seconds")
+    assert again.equals(result.tables["scores"].drop(columns="seconds"))
+    other = probe(store, tmp_path / "b", replace(config, label="span"), seed=1).tables["best"]
     assert (other["value"] != row(result, "span", 1)["value"]).any()
 
 
@@ -190,7 +190,7 @@ def test_an_interrupted_run_goes_on(store, result, tmp_path, monkeypatch):
     finished = probe(store, tmp_path, config)
     assert calls == [NOISE, PLANTED, PLANTED]
     columns = ["hook_point", "label", "probe", "k", "metric", "value", "lo", "hi", "p", "q"]
-    assert finished.tables["scores"].frame[columns].equals(result.tables["scores"].frame[columns])
+    assert finished.tables["scores"][columns].equals(result.tables["scores"][columns])
 
 
 def test_latents_of_a_dictionary(store, tmp_path):

@@ -45,7 +45,7 @@ def test_it_says_that_it_does_not_know(store):
 def test_a_dictionary_is_trained_without_the_model(store, tmp_path, caplog):
     small = {"latents": 8, "k": 2, "train.rows": 1024, "train.batch_rows": 64, "evaluate.draws": 20}
     result = wb.run("sae", store=store, out=tmp_path / "run", hook_point=HOOK, **small)
-    quality = result.tables["comparison"].frame.set_index("in place of the activation")["explained_variance"]
+    quality = result.tables["comparison"].set_index("in place of the activation")["explained_variance"]
     assert quality["this dictionary"] > quality["random dictionary"] + 0.15
     assert "loss_recovered" not in result.metrics
     assert "nothing is spliced into the subject" in caplog.text

@@ -67,7 +67,7 @@ def batch(
         print_json({**facts(plan, folder), "failed": n_failed, "report": str(folder / "report.html")})
     else:
         if n_failed:
-            frame = result.tables["failed"].frame.drop(columns=["job"])
+            frame = result.tables["failed"].drop(columns=["job"])
             typer.echo()
             print_table("set aside", list(frame.columns), frame.head(SHOWN_FAILED).itertuples(index=False))
         typer.echo(f"\n{int(result.metrics['done'].value):,} of {len(plan.jobs):,} jobs done, {n_failed:,} failed")

@@ -27,10 +27,9 @@ def table_view(table: Table, max_rows: int = MAX_ROWS) -> dict[str, Any]:
     dict
         "columns": name, unit, numeric; "rows": lists of (text, exact value or None); "n_rows" in the whole table.
     """
-    whole = table.frame
-    frame = whole.head(max_rows)
-    if not isinstance(whole.index, pandas.RangeIndex):
-        frame = frame.reset_index(names=[str(name or "index") for name in whole.index.names], allow_duplicates=True)
+    frame = table.head(max_rows)
+    if not isinstance(table.index, pandas.RangeIndex):
+        frame = frame.reset_index(names=[str(name or "index") for name in table.index.names], allow_duplicates=True)
     cells = [_cells(frame.iloc[:, at]) for at in range(frame.shape[1])]
     return {
         "columns": [
@@ -38,7 +37,7 @@ def table_view(table: Table, max_rows: int = MAX_ROWS) -> dict[str, Any]:
             for at, name in enumerate(frame.columns)
         ],
         "rows": list(zip(*cells, strict=True)),
-        "n_rows": len(whole),
+        "n_rows": len(table),
     }
 
 

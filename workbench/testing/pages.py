@@ -88,7 +88,7 @@ def hostile(result: Result) -> Result:
     for name, figure in result.figures.items():
         made.figures[name] = replace(figure, description=figure.description + HOSTILE)
     for name, table in result.tables.items():
-        frame = table.frame.copy()
+        frame = table.copy()
         for column in frame.columns:
             if frame[column].dtype.kind == "O" or str(frame[column].dtype).startswith("str"):
                 texts = [value + HOSTILE if isinstance(value, str) else value for value in frame[column]]

@@ -80,14 +80,14 @@ def result(planted, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_planted_circle_comes_first_with_its_name_and_frequency(result, planted):
-    first = result.tables["clusters"].frame.iloc[0]
+    first = result.tables["clusters"].iloc[0]
     assert first["label"] == "day"
     assert set(first["latents"].split()) == set(map(str, range(RING)))
     assert first["p"] == pytest.approx(0.01)
-    shares = result.tables["frequencies"].frame.set_index("frequency")
+    shares = result.tables["frequencies"].set_index("frequency")
     assert shares.loc[1, "share"] > 0.99
     assert shares["named"].tolist() == [True, False, False]
-    planes = result.tables["planes"].frame
+    planes = result.tables["planes"]
     best = planes[planes["rank"] == 1].iloc[0]
     assert best["order"] == pytest.approx(1)
     assert best["radius_variation"] < 0.1
@@ -101,7 +101,7 @@ def test_the_planted_circle_comes_first_with_its_name_and_frequency(result, plan
 @pytest.mark.slow
 def test_permuted_labels_name_nothing_and_unlabelled_stores_are_welcome(result, planted):
     assert result.metrics["negative_control"].value == 0
-    assert not result.tables["clusters"].frame["label"].isin(["hour"]).any()
+    assert not result.tables["clusters"]["label"].isin(["hour"]).any()
     assert {"clusters", "ranking", "frequencies"} <= set(result.figures)
     assert "day" in result.sections["how-to-read"].data[2]
 
@@ -125,7 +125,7 @@ def test_a_run_goes_on_where_it_was_stopped(planted, tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.plugins.circular.discovery.against_random", None)  # would fail if it were called
     again = find(store, dictionary, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
-    assert again.tables["clusters"].frame.equals(first.tables["clusters"].frame)
+    assert again.tables["clusters"].equals(first.tables["clusters"])
 
 
 def test_clusters_are_the_components_of_the_graph():

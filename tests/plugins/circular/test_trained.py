@@ -22,7 +22,7 @@ QUICK = {"null.draws": 49, "intervene.runs": 60, "intervene.grid": 0, "rows": 50
 
 
 def interventions(result, label):
-    frame = result.tables["interventions"].frame
+    frame = result.tables["interventions"]
     return frame[frame["label"] == label].set_index("way")
 
 
@@ -33,12 +33,12 @@ def calendar(request, tmp_path_factory):
 
 
 def test_weekdays_and_months_are_among_the_first_clusters(calendar):
-    clusters = calendar.tables["clusters"].frame
+    clusters = calendar.tables["clusters"]
     for label in ("weekday", "month"):
         first = clusters[clusters["label"] == label].iloc[0]
         assert first["rank"] <= 3
         assert first["p_holm"] < 0.05
-    frequencies = calendar.tables["frequencies"].frame
+    frequencies = calendar.tables["frequencies"]
     assert set(frequencies[frequencies["named"]]["label"]) == {"weekday", "month"}
     assert frequencies[(frequencies["frequency"] == 1)]["named"].all()
     assert calendar.metrics["negative_control"].value == 0
@@ -47,7 +47,7 @@ def test_weekdays_and_months_are_among_the_first_clusters(calendar):
 @pytest.mark.parametrize("label", ["weekday_operand", "month_operand"])
 def test_the_found_feature_moves_the_answer_and_a_random_subspace_does_not(calendar, label):
     ways = interventions(calendar, label)
-    prompts = calendar.tables["prompts"].frame.set_index("label").loc[label]
+    prompts = calendar.tables["prompts"].set_index("label").loc[label]
     assert prompts["scored"] == "documents held out from the subject"
     assert prompts["n_scored_right"] >= 0.95 * prompts["n_scored"]
     assert ways.loc["none", "moved"] == 0
@@ -61,14 +61,14 @@ def test_the_found_feature_moves_the_answer_and_a_random_subspace_does_not(calen
 
 
 def test_it_works_where_the_subject_computes_and_nowhere_else(calendar):
-    profile = calendar.tables["profile"].frame
+    profile = calendar.tables["profile"]
     of = profile[(profile["way"] == "all rings") & (profile["label"] == "weekday_operand")]
     of = of.set_index(["hook_point", "position"])["moved"]
     assert of["blocks.0.hook_resid_pre", "operand"] > 0.9
     assert of["blocks.1.hook_resid_post", "answer"] > 0.9
     assert of["blocks.1.hook_resid_post", "operand"] < 0.1
     assert of["blocks.0.hook_resid_pre", "answer"] < 0.1
-    probes = calendar.tables["probes"].frame
+    probes = calendar.tables["probes"]
     first = probes[(probes["hook_point"] == "blocks.0.hook_resid_pre") & (probes["position"] == "operand")]
     assert first[(first["circle_of"] == "operand") & (first["frequency"] == 1)]["r2"].min() > 0.9
     assert first[first["circle_of"] == "answer"]["hi"].max() < 0.3
@@ -81,16 +81,16 @@ def untrained(name):
 
 def test_an_untrained_copy_yields_nothing(tmp_path):
     found = wb.run("circular", model=untrained("calendar"), out=tmp_path / "run")
-    clusters = found.tables["clusters"].frame if "clusters" in found.tables else None
+    clusters = found.tables.get("clusters")
     assert clusters is None or not ((clusters["p_holm"] < 0.05) & (clusters["label"] != "")).any()
     assert "interventions" not in found.tables  # it answers nothing
-    frequencies = found.tables["frequencies"].frame if "frequencies" in found.tables else None
+    frequencies = found.tables.get("frequencies")
     assert frequencies is None or not frequencies["named"].any()
 
 
 def test_the_frequencies_that_modular_uses_are_found_and_needed(tmp_path):
     found = wb.run("circular", model="zoo:modular", data="modular", out=tmp_path / "run")
-    frequencies = found.tables["frequencies"].frame
+    frequencies = found.tables["frequencies"]
     named = set(frequencies[frequencies["named"]]["frequency"])
     subject = load_zoo("modular", device="cpu")
     ids = [subject.tokenizer.token_to_id(number) for number in NUMBERS]
@@ -99,7 +99,7 @@ def test_the_frequencies_that_modular_uses_are_found_and_needed(tmp_path):
     assert named
     assert named == set(strongest[: len(named)].tolist()) == set(zoo_record("modular")["frequencies"]["used"])
     assert power[np.array(sorted(named)) - 1].sum() / power.sum() > 0.8
-    removal = found.tables["removal"].frame.set_index("way")["right"]
+    removal = found.tables["removal"].set_index("way")["right"]
     assert removal["none"] == 1
     assert removal[removal.index.str.startswith("without frequenc")].iloc[0] < 0.1
     assert removal[removal.index.str.startswith("without the planes of")].iloc[0] < 0.1

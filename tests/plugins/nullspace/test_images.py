@@ -55,12 +55,12 @@ def test_a_label_of_images_is_erased_and_the_output_changes(subject, photos, tmp
     )
     inputs = Inputs(store=store, model=subject)
     result = Nullspace().run(Context(config, inputs, "cpu", 0, tmp_path, logging.getLogger("workbench.test")))
-    scores = result.tables["scores"].frame
+    scores = result.tables["scores"]
     even = scores[(scores["metric"] == "balanced_accuracy") & (scores["probe"] == "logistic")].drop_duplicates("method")
     values = even.set_index("method")["value"]
     assert values["none"] > 0.8
     assert values["leace"] < 0.65 + 0.1 * (positions == "class")
-    live = result.tables["live"].frame.set_index(["method", "where"])
+    live = result.tables["live"].set_index(["method", "where"])
     assert set(live["measure"]) == {"output error"}
     assert live.loc[("leace", "everywhere"), "rise"] > 0
     assert live.loc[("none", "everywhere"), "rise"] == 0

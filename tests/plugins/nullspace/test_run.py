@@ -81,7 +81,7 @@ def result(planted, tmp_path_factory):
 
 
 def score(result, label, method, target=None, metric="balanced_accuracy"):
-    frame = result.tables["scores"].frame
+    frame = result.tables["scores"]
     at = (frame["label"] == label) & (frame["method"] == method) & (frame["target"] == (target or label))
     return frame[at & (frame["metric"] == metric) & (frame["probe"] == "logistic")].iloc[0]
 
@@ -137,20 +137,20 @@ def test_accuracy_is_held_against_the_majority_and_auc_against_a_half(result):
 
 
 def test_permuted_labels_and_noise_have_nothing_to_erase(result, planted, tmp_path):
-    frame = result.tables["scores"].frame
+    frame = result.tables["scores"]
     null = frame[(frame["method"] == "permuted labels") & (frame["metric"] == "balanced_accuracy")]
     assert len(null) == 2 * QUICK.controls
     assert (null["value"] - null["floor"]).abs().max() < 0.08
     noise = erase(planted, tmp_path, replace(QUICK, hook_point=NOISE))
-    rows = noise.tables["projections"].frame.set_index("method")
+    rows = noise.tables["projections"].set_index("method")
     assert rows.loc["inlp", "rank"] == 0
-    assert (result.tables["projections"].frame["rank_permuted"] == 0).all()
+    assert (result.tables["projections"]["rank_permuted"] == 0).all()
 
 
 def test_tables_figures_and_words(result):
     assert set(result.figures) == {"left", "others", "rounds"}
     assert result.figures["left"].png()[:4] == b"\x89PNG"
-    rows = result.tables["projections"].frame
+    rows = result.tables["projections"]
     assert len(rows) == 6
     assert set(rows[rows["method"] == "inlp"]["stopped"]) == {"indistinguishable"}
     change = rows.pivot_table(index="label", columns="method", values="change")
@@ -162,9 +162,9 @@ def test_tables_figures_and_words(result):
 
 def test_the_same_seed_is_the_same_numbers_and_another_seed_another_split(planted, tmp_path):
     first, again, other = (erase(planted, tmp_path / str(n), FAST, seed) for n, seed in enumerate((0, 0, 1)))
-    assert first.tables["scores"].frame.equals(again.tables["scores"].frame)
-    assert first.tables["projections"].frame.equals(again.tables["projections"].frame)
-    assert not first.tables["scores"].frame["value"].equals(other.tables["scores"].frame["value"])
+    assert first.tables["scores"].equals(again.tables["scores"])
+    assert first.tables["projections"].equals(again.tables["projections"])
+    assert not first.tables["scores"]["value"].equals(other.tables["scores"]["value"])
 
 
 def test_an_interrupted_run_goes_on(planted, tmp_path, monkeypatch):
@@ -184,14 +184,14 @@ def test_an_interrupted_run_goes_on(planted, tmp_path, monkeypatch):
         erase(planted, tmp_path / "a", config)
     finished = erase(planted, tmp_path / "a", config)
     assert calls == [HOOK, NOISE, NOISE]
-    assert finished.tables["scores"].frame.equals(erase(planted, tmp_path / "b", config).tables["scores"].frame)
+    assert finished.tables["scores"].equals(erase(planted, tmp_path / "b", config).tables["scores"])
 
 
 def test_rates_of_a_main_task(planted, tmp_path):
     """The main task does not depend on the label here: gaps are small, and the rates are a naive count's."""
     config = replace(FAST, main="genre", by_class=True, method=("inlp", "leace"))
     result = erase(planted, tmp_path, config)
-    bias = result.tables["bias"].frame
+    bias = result.tables["bias"]
     whole = bias[(bias["class"] == "all") & (bias["method"] == "leace")].iloc[0]
     assert whole["lo"] <= whole["rms"] <= whole["hi"] < 0.2
     assert whole["accuracy"] > 0.75
@@ -257,7 +257,7 @@ def test_a_saved_projection_is_an_edit_of_the_live_model(calendar):
     store, label, result, run = calendar
     subject = wb.load_subject("zoo:calendar")
     erase = wb.load_projection(run)
-    assert erase.fingerprint() == result.tables["projections"].frame["fingerprint"][0]
+    assert erase.fingerprint() == result.tables["projections"]["fingerprint"][0]
     assert (erase.about["label"], erase.about["method"]) == (label, "leace")
     check_subject(erase, subject)
     edits = edits_of(erase)
@@ -273,7 +273,7 @@ def test_a_saved_projection_is_an_edit_of_the_live_model(calendar):
         (edited + kept)[ordinary], plain[ordinary] + torch.tensor(erase.mean).float(), rtol=1e-3, atol=1e-4
     )
 
-    live = result.tables["live"].frame
+    live = result.tables["live"]
     whole = live[(live["where"] == "everywhere") & (live["method"] == "leace")].iloc[0]
     assert whole["n"] + 200 >= 600
     assert whole["lo"] <= whole["rise"] <= whole["hi"]
@@ -305,7 +305,7 @@ def test_live_losses_are_those_of_a_loop_over_single_predictions(calendar, tmp_p
                     losses[way, "everywhere"].append(loss)
                     if task.label.codes[row] == 1:
                         losses[way, "at yes"].append(loss)
-    live = result.tables["live"].frame.set_index(["method", "where"])
+    live = result.tables["live"].set_index(["method", "where"])
     for key, values in losses.items():
         assert live.loc[key, "n"] == len(values) > 20
         assert live.loc[key, "loss"] == pytest.approx(np.mean(values), rel=1e-4)

@@ -54,7 +54,7 @@ class Docstrings(Dataset):
 
 
 def auc(result, method, target, probe="logistic"):
-    frame = result.tables["scores"].frame
+    frame = result.tables["scores"]
     at = (frame["method"] == method) & (frame["target"] == target) & (frame["probe"] == probe)
     return frame[at & (frame["metric"] == "auc")].iloc[0]
 
@@ -76,10 +76,10 @@ def test_parentheses_are_erased_from_all_minilm_and_words_stay(tmp_path):
         assert after["value"] < 0.58
         assert auc(result, method, "continuation")["lo"] > 0.97
     assert auc(result, "random inlp", "parenthesis")["value"] > 0.9
-    rows = result.tables["projections"].frame.set_index("method")
+    rows = result.tables["projections"].set_index("method")
     assert rows.loc["leace", "change"] < 0.03
     assert rows.loc["leace", "change"] < rows.loc["inlp", "change"]
-    live = result.tables["live"].frame
+    live = result.tables["live"]
     assert set(live["measure"]) == {"output error"}
     assert live[(live["method"] == "leace") & (live["where"] == "everywhere")]["rise"].item() > 0
 
@@ -92,7 +92,7 @@ def test_without_in_string_the_decoder_loses_strings_more_than_code(tmp_path):
         "nullspace", store=store, label="in_string", others="is_keyword", nonlinear=False, controls=1, max_rows=10_000,
         out=tmp_path / "run", **{"live.tokens": 16_000},
     )  # fmt: skip
-    live = result.tables["live"].frame.set_index(["method", "where"])
+    live = result.tables["live"].set_index(["method", "where"])
     for method in ("inlp", "leace"):
         inside, outside = (live.loc[(method, where)] for where in ("at yes", "at no"))
         assert inside["lo"] > 0
@@ -100,4 +100,4 @@ def test_without_in_string_the_decoder_loses_strings_more_than_code(tmp_path):
         assert inside["rise"] > 1.3 * live.loc[(f"random {method}", "at yes"), "rise"]
         assert auc(result, method, "in_string")["value"] < 0.6 < 0.9 < auc(result, "none", "in_string")["value"]
         assert auc(result, method, "is_keyword")["value"] > 0.95
-    assert len(result.tables["examples"].frame) == 12
+    assert len(result.tables["examples"]) == 12

@@ -75,7 +75,7 @@ def test_it_is_bit_for_bit_what_a_store_of_the_same_rows_gives(live, corpus, sub
     assert list(ours.metrics) == list(theirs.metrics)
     assert ours.metrics == theirs.metrics
     assert ours.sections["latents"].data == theirs.sections["latents"].data
-    assert "vowel" in ours.tables["labels"].frame["label"].tolist()
+    assert "vowel" in ours.tables["labels"]["label"].tolist()
 
 
 @pytest.fixture

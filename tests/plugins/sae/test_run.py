@@ -38,7 +38,7 @@ def dictionary(result, tmp_path_factory) -> Dictionary:
 
 
 def test_the_dictionary_beats_its_controls(result):
-    quality = result.tables["comparison"].frame.set_index("in place of the activation")
+    quality = result.tables["comparison"].set_index("in place of the activation")
     explained = quality["explained_variance"]
     assert explained["this dictionary"] > 0.7
     assert explained["this dictionary"] > explained["random dictionary"] + 0.2
@@ -56,7 +56,7 @@ def test_latents_tell_labels_better_than_the_controls(result):
     assert metrics["sparse_probing_5"] > metrics["sparse_probing_1"]
     assert metrics["sparse_probing_5"] > metrics["sparse_probing_5_permuted"] + 0.1
     assert 0.35 < metrics["sparse_probing_1_permuted"] < 0.65
-    labels = result.tables["labels"].frame.set_index("label")
+    labels = result.tables["labels"].set_index("label")
     assert {"third=a", "third=b"} <= set(labels.index) <= {"is_seven", "third=a", "third=b", "third=c"}
     assert (labels["auc, activation"] > labels["auc, 1 latent"] - 0.05).all()
     assert labels["absorption"].dropna().between(0, 1).all()
@@ -72,7 +72,7 @@ def test_every_number_has_its_interval_and_description(result):
     assert result.metrics["held_out_documents"].value == 8
     assert all(metric.description for metric in result.metrics.values())
     assert set(result.figures) == {"loss-curves", "explained-variance", "latent-density", "decoder-cosines"}
-    assert len(result.tables["latents"].frame) == 48
+    assert len(result.tables["latents"]) == 48
 
 
 def test_the_saved_run_is_a_dictionary_of_the_subject(dictionary, subject, store):
@@ -146,7 +146,7 @@ def test_the_others_beat_their_controls_with_as_many_active_latents(architecture
     config = replace(CONFIG, architecture=architecture, pages=PagesConfig(0), **options)
     result = Sae().run(context(config))
     assert 2.5 < result.metrics["l0"].value < 5.5
-    quality = result.tables["comparison"].frame.set_index("in place of the activation")
+    quality = result.tables["comparison"].set_index("in place of the activation")
     assert quality["explained_variance"]["this dictionary"] > 0.7
     assert quality["explained_variance"]["this dictionary"] > quality["explained_variance"]["random dictionary"] + 0.15
     assert result.weights["dictionary"].config["activation"] == activation

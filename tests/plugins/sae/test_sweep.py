@@ -105,7 +105,7 @@ def swept(store_of_five, subject, tmp_path_factory):
 
 def test_each_is_bit_for_bit_what_it_would_be_alone(swept, context, store_of_five, tmp_path):
     result, _ = swept
-    frame = result.tables["dictionaries"].frame.set_index("dictionary")
+    frame = result.tables["dictionaries"].set_index("dictionary")
     assert len(frame) == len(result.weights) == 4
     for hook_point, seed in ((MID, 7), ((MID, POST), 0)):
         name = f"{'-'.join((hook_point,) if isinstance(hook_point, str) else hook_point)}-seed{seed}"
@@ -132,12 +132,12 @@ def test_the_comparison_has_a_row_a_point_and_a_dictionary_for_each(swept, store
     result, _ = swept
     assert set(result.figures) == {"explained-variance", "training"}  # crosscoders are not spliced
     assert result.metrics["dictionaries"].value == 4
-    frame = result.tables["dictionaries"].frame
+    frame = result.tables["dictionaries"]
     assert frame["hook_point"].tolist() == [MID] * 2 + [f"{MID} + {POST}"] * 2
     assert (frame["explained_variance"] > frame["explained_variance, random"]).all()
     assert frame["explained_variance"].between(frame["explained_variance, lo"], frame["explained_variance, hi"]).all()
     assert frame["l0"].tolist() == pytest.approx([3] * 4, rel=0.1)
-    stability = result.tables["stability"].frame
+    stability = result.tables["stability"]
     assert len(stability) == 2
     assert stability["cosine"].between(stability["cosine, lo"], stability["cosine, hi"]).all()
     result.save(tmp_path / "run")
@@ -160,12 +160,12 @@ def test_a_dictionary_that_diverges_is_given_up_and_the_others_go_on(context, ca
     with caplog.at_level(logging.WARNING, "workbench"):
         result = Sae().run(context(config))
     assert "dictionary 2 of 2: training has failed at row" in caplog.text
-    frame = result.tables["dictionaries"].frame.set_index("dictionary")
+    frame = result.tables["dictionaries"].set_index("dictionary")
     assert list(result.weights) == ["lr0.001"]
     assert "the learning rate 1e+30 is too high (train.lr)" in frame["failed"]["lr1e30"]
     assert pd.isna(frame["failed"]["lr0.001"])
     again = Sae().run(context(config))  # from the checkpoint: which has failed is in it
-    assert again.tables["dictionaries"].frame["failed"].notna().tolist() == [False, True]
+    assert again.tables["dictionaries"]["failed"].notna().tolist() == [False, True]
     assert torch.equal(again.weights["lr0.001"]["W_enc"], result.weights["lr0.001"]["W_enc"])
     with pytest.raises(UserError, match="training has failed at row"):
         Sae().run(context(replace(config, sweep=SweepConfig(lr=(1e29, 1e30)))))
@@ -184,7 +184,7 @@ def test_stability_is_that_of_planted_decoders(context):
     add_stability(
         context(SMALL), result, [outcome(0, directions), outcome(1, 3 * directions.flip(0)), outcome(2, half)]
     )
-    frame = result.tables["stability"].frame
+    frame = result.tables["stability"]
     assert frame[["seed", "other seed"]].to_numpy().tolist() == [[0, 1], [0, 2], [1, 2]]
     assert frame["cosine"][0] == pytest.approx(1, abs=1e-6)
     assert frame["found"].tolist() == [1, 0.5, 0.5]

@@ -151,7 +151,7 @@ CONFIG = {
 
 
 def explained_of(result):
-    quality = result.tables["comparison"].frame.set_index("in place of the activation")["explained_variance"]
+    quality = result.tables["comparison"].set_index("in place of the activation")["explained_variance"]
     return quality["this dictionary"], quality["random dictionary"]
 
 
@@ -160,7 +160,7 @@ def test_a_run_trains_a_transcoder_and_splices_it_in(context, store_of_five, sub
     result = Sae().run(context(config, store=store_of_five))
     ours, random = explained_of(result)
     assert ours > random + 0.2
-    losses = result.tables["comparison"].frame.set_index("in place of the activation")["divergence"]
+    losses = result.tables["comparison"].set_index("in place of the activation")["divergence"]
     assert losses["this dictionary"] < losses["random dictionary"]
     assert losses["this dictionary"] < losses["zeros"]
     assert "absorption" not in result.metrics  # of an activation that is not reconstructed
@@ -185,7 +185,7 @@ def test_a_run_trains_a_crosscoder(context, store_of_five, subject, caplog, tmp_
     with caplog.at_level(logging.WARNING, "workbench"):
         result = Sae().run(context(config, store=store_of_five))
     assert f"the dictionary reconstructs {MID} + {POST} at once" in caplog.text
-    table = result.tables["hook-points"].frame.set_index("hook point")
+    table = result.tables["hook-points"].set_index("hook point")
     assert list(table.index) == [MID, POST]
     assert (table["dictionary"] > table["random"] + 0.15).all()
     shares = result.arrays["decoder-shares"]

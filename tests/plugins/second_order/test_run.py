@@ -58,10 +58,10 @@ def test_a_clip_folder_a_folder_of_images_and_a_file_of_class_names(clip_folder,
         "ablations", "approximations", "neurons", "selective", "agreement", "polysemous", "segmentation",
     }  # fmt: skip
     assert set(result.figures) == {"ablations", "neurons", "agreement", "segmentation", "maps"}
-    ablations = result.tables["ablations"].frame
+    ablations = result.tables["ablations"]
     assert set(ablations["effect"]) == {"none", "second order", "first order", "total indirect"}
     assert ((ablations["lo"] <= ablations["accuracy"]) & (ablations["accuracy"] <= ablations["hi"])).all()
-    kept = result.tables["approximations"].frame.set_index(["layer", "kept"])
+    kept = result.tables["approximations"].set_index(["layer", "kept"])
     assert kept.loc[(0, "as they are"), "error"] == 0
     assert kept.loc[(0, "all at their means"), "error"] == pytest.approx(1)
     assert (kept["error"].xs("rank one", level="kept") < 1).all()
@@ -82,7 +82,7 @@ def test_a_tower_without_text_has_directions_and_images(photos, tmp_path):
     )
     assert set(result.tables) == {"ablations", "approximations", "neurons"}
     assert "no text tower" in " ".join(result.sections["how-to-read"].data)
-    assert (result.tables["neurons"].frame["auc"] >= 0.5).all()
+    assert (result.tables["neurons"]["auc"] >= 0.5).all()
 
 
 @pytest.mark.slow
@@ -114,4 +114,4 @@ def test_an_interrupted_run_goes_on_where_it_was(clip_folder, photos, tmp_path, 
     again = wb.run("second-order", **options, out=tmp_path / "run")
     assert not seen  # nothing was run through the subject again
     assert again.metrics == whole.metrics
-    assert again.tables["neurons"].frame.equals(whole.tables["neurons"].frame)
+    assert again.tables["neurons"].equals(whole.tables["neurons"])

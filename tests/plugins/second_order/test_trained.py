@@ -10,7 +10,7 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1])
 def test_texts_name_what_neurons_are_selective_for(tmp_path, seed):
     result = wb.run("second-order", out=tmp_path / "run", seed=seed, set={"indirect": False, "shown": 0})
-    rows = result.tables["agreement"].frame.set_index(["what", "selective_by"])
+    rows = result.tables["agreement"].set_index(["what", "selective_by"])
     neurons = rows.loc[("neurons", "effects")]
     assert neurons["share"] >= 0.5
     assert neurons["p"] < 0.001
