@@ -9,14 +9,14 @@ from workbench.subjects.protocol import Subject
 
 def load_zoo(name: str, options: LoadOptions) -> Subject:
     """Load a small subject that ships with the package."""
-    from workbench.zoo.subject import load_zoo
+    from workbench.zoo.loading import load_zoo
 
     return load_zoo(name, device=options.device, dtype=options.dtype)
 
 
 def zoo_names() -> list[str]:
     """List the zoo."""
-    from workbench.zoo.subject import zoo_names
+    from workbench.zoo.shelf import zoo_names
 
     return zoo_names()
 

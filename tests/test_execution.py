@@ -131,8 +131,9 @@ def test_a_model_with_other_weights_is_refused(store, tmp_path):
 def test_labels_decide_the_identity(done, store, tmp_path):
     from workbench.configuration import build
     from workbench.context import Context, Inputs
-    from workbench.execution import Request, identity_parts
     from workbench.registry import registry
+    from workbench.request import Request
+    from workbench.run_manifest import identity_parts
 
     sae = registry().plugin("sae")
     request = Request(sae, build(sae.Config, TINY), Inputs(store=store))

@@ -5,7 +5,7 @@ import torch
 
 from workbench.dictionary import Dictionary
 from workbench.errors import UserError
-from workbench.zoo.subject import load_zoo
+from workbench.zoo.loading import load_zoo
 
 READ, WRITTEN = "blocks.1.hook_mlp_in", "blocks.1.hook_mlp_out"
 STREAM = "blocks.0.hook_resid_post"

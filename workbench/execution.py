@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,55 +17,17 @@ from workbench import configuration
 from workbench.cache import Store, open_store
 from workbench.context import Context, Inputs
 from workbench.errors import UserError
-from workbench.plugin import Plugin
-from workbench.provenance import recorded_model
 from workbench.ranks import ALONE, Ranks, in_turn, open_ranks
 from workbench.registry import registry
+from workbench.request import Request, checked_seed
 from workbench.results import Result
-from workbench.runs import RUNS, SCHEMA, Run, choose_folder, identity_of, load_run, run_folder, write_json
+from workbench.run_manifest import identity_parts, manifest_of
+from workbench.runs import RUNS, Run, choose_folder, identity_of, load_run, run_folder, write_json
 
 if TYPE_CHECKING:
     from workbench.datasets.protocol import Dataset
     from workbench.dictionary import Dictionary
     from workbench.subjects.protocol import Subject
-
-PACKAGES = (
-    "interp-workbench",
-    "torch",
-    "numpy",
-    "h5py",
-    "scikit-learn",
-    "transformers",
-    "transformer-lens",
-    "sae-lens",
-)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A run as it was asked for: the plugin, its configuration, and what it reads.
-
-    Attributes
-    ----------
-    plugin : type
-        The plugin's class.
-    config : object
-        Validated.
-    inputs : Inputs
-        As given; what is missing is filled in from the plugin's defaults.
-    device, dtype, device_map : str
-        How a subject is loaded.
-    seed : int
-        Of every random choice.
-    """
-
-    plugin: type[Plugin]
-    config: Any
-    inputs: Inputs
-    device: str = "auto"
-    dtype: str | None = None
-    device_map: str | None = None
-    seed: int = 0
 
 
 def run(
@@ -151,13 +109,6 @@ def run(
         request = replace(request, inputs=in_turn(ranks, lambda: with_defaults(request, root)))
         done = execute(request, Path(out) if out is not None else None, ranks)
     return Result() if done is None else done.result
-
-
-def checked_seed(seed: Any) -> int:
-    """Refuse what is no seed."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise UserError(f"seed={seed}: must be a whole number between 0 and 2**63 - 1")
-    return seed
 
 
 def with_defaults(request: Request, root: Path) -> Inputs:
@@ -338,114 +289,3 @@ def logging_to(path: Path, log: logging.Logger) -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(level)
         handler.close()
-
-
-def identity_parts(request: Request, context: Context) -> dict[str, Any]:
-    """Collect what decides the numbers, as canonical values: never a machine, a path or a time."""
-    return {**own_parts(request), **input_parts(request, context)}
-
-
-def own_parts(request: Request) -> dict[str, Any]:
-    """Return the parts of an identity that the request itself holds: plugin, its version, configuration, seed."""
-    return {
-        "plugin": request.plugin.name,
-        "plugin_version": request.plugin.version,
-        "config": configuration.to_dict(request.config),
-        "seed": request.seed,
-    }
-
-
-def input_parts(request: Request, context: Context) -> dict[str, str]:
-    """Return the fingerprints of what the request reads; a model that was given is loaded for it."""
-    plugin, inputs = request.plugin, request.inputs
-    parts: dict[str, str] = {}
-    if inputs.store is not None:
-        parts["store"] = inputs.store.fingerprint()
-        parts["labels"] = inputs.store.labels_fingerprint()
-        parts["subject"] = recorded_model(inputs.store).fingerprint
-    if inputs.model is not None and (plugin.needs.subject or inputs.store is not None):
-        parts["subject"] = context.subject().fingerprint()
-    if inputs.data is not None:
-        parts["data"] = context.data().fingerprint()
-    if inputs.dictionary is not None:
-        parts["dictionary"] = context.dictionary().fingerprint()
-    return parts
-
-
-def manifest_of(
-    request: Request, context: Context, parts: Mapping[str, Any], identity: str, started: datetime, seconds: float
-) -> dict[str, Any]:
-    """Return what a run folder's ``manifest.json`` records."""
-    import torch
-
-    plugin, inputs = request.plugin, request.inputs
-    offer = registry().plugins.get(plugin.name)
-    store = inputs.store
-    subject = None
-    if inputs.model is not None:
-        subject = inputs.model if isinstance(inputs.model, str) else inputs.model.address
-    elif store is not None:
-        subject = recorded_model(store).address or None
-    data = inputs.data if isinstance(inputs.data, str) or inputs.data is None else inputs.data.address
-    options = {
-        field.key: {"help": field.option.help, "unit": field.option.unit, "range": field.range, "type": field.type_name}
-        for field in configuration.fields(plugin.Config)
-    }
-    return {
-        "schema": SCHEMA,
-        "plugin": plugin.name,
-        "plugin_version": plugin.version,
-        "package": asdict(offer.origin) if offer else None,
-        "help": plugin.help,
-        "config": parts["config"],
-        "options": options,
-        "seed": request.seed,
-        "identity": identity,
-        "store": None if store is None else {"path": str(store.folder), "fingerprint": parts["store"]},
-        "subject": None if subject is None else {"address": subject, "fingerprint": parts.get("subject")},
-        "data": None if data is None else {"address": data, "fingerprint": parts.get("data")},
-        "dictionary": None
-        if inputs.dictionary is None
-        else {
-            "address": str(getattr(inputs.dictionary, "address", inputs.dictionary)),
-            "fingerprint": parts["dictionary"],
-        },
-        "labels": parts.get("labels"),
-        "device": str(context.torch_device),
-        "threads": torch.get_num_threads(),
-        "kernels": dict(context.kernels),
-        "versions": {"python": sys.version.split()[0], **versions()},
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "command": command_of(request),
-    }
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that compute."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def command_of(request: Request) -> str:
-    """Write the command that makes this run again."""
-    words = ["workbench", "run", request.plugin.name]
-    inputs = request.inputs
-    if inputs.store is not None:
-        words += ["--store", str(inputs.store.folder)]
-    for name in ("model", "data", "dictionary"):
-        thing = getattr(inputs, name)
-        if thing is not None:
-            words += [f"--{name}", str(getattr(thing, "address", thing))]
-    words += ["--seed", str(request.seed)]
-    defaults = {field.key: configuration.plain(field.default) for field in configuration.fields(request.plugin.Config)}
-    for key, value in configuration.to_dict(request.config).items():
-        if value != defaults[key]:
-            words += ["--set", f"{key}={configuration.write_value(value)}"]
-    return shlex.join(words)

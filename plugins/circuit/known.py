@@ -14,7 +14,7 @@ from workbench.errors import UserError
 from workbench.plugins.circuit.graph import READS, Graph
 from workbench.plugins.circuit.tasks.planted import planted_name
 from workbench.subjects.protocol import Subject
-from workbench.zoo.planted import truth as planted_truth
+from workbench.zoo.planted_truth import truth as planted_truth
 
 SHELF = "workbench.plugins.circuit.published"
 PLANTED = "planted"

@@ -62,8 +62,9 @@ def test_several_plugins_have_options_of_their_own(acts, tmp_path):
 def test_paths_count_from_the_file_and_a_run_of_the_same_options_has_the_same_identity(acts, tmp_path, monkeypatch):
     from workbench.configuration import build
     from workbench.context import Context, Inputs
-    from workbench.execution import Request, identity_parts
     from workbench.registry import registry
+    from workbench.request import Request
+    from workbench.run_manifest import identity_parts
     from workbench.runs import identity_of
 
     (tmp_path / "a").mkdir()

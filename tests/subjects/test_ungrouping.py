@@ -8,7 +8,7 @@ from workbench.subjects.architecture import Architecture
 from workbench.subjects.decoder import Decoder, DecoderArchitecture
 from workbench.subjects.ungrouping import ungrouped
 from workbench.testing.checkpoints import save_random
-from workbench.zoo.subject import load_zoo
+from workbench.zoo.loading import load_zoo
 
 SIZES = {
     "hidden_size": 24, "num_attention_heads": 6, "num_hidden_layers": 2, "intermediate_size": 40, "vocab_size": 50,

@@ -7,8 +7,9 @@ import pytest
 
 from workbench.datasets.modular_text import NUMBERS, PRIME
 from workbench.zoo import modular
+from workbench.zoo.loading import load_zoo
 from workbench.zoo.shelf import zoo_record
-from workbench.zoo.subject import ZooSubject, load_zoo
+from workbench.zoo.subject import ZooSubject
 from workbench.zoo.trainer import new_decoder
 from workbench.zoo.training import recipe_of, train_zoo
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from workbench.errors import UserError
-from workbench.zoo.planted import BLOCKS, D_MODEL, LISTED, Recipe, planted_record, span, truth
+from workbench.zoo.loading import load_zoo
+from workbench.zoo.planted import BLOCKS, D_MODEL, LISTED, Recipe, span
 from workbench.zoo.planted_heads import design
 from workbench.zoo.planted_prompts import BOS, END, FILLERS, NAMES, pairs
+from workbench.zoo.planted_truth import planted_record, truth
 from workbench.zoo.planted_weights import construct
 from workbench.zoo.shelf import zoo_names, zoo_record
-from workbench.zoo.subject import load_zoo
 
 KINDS = [f"planted-{task}{shadow}" for task in ("induction", "hops", "ioi") for shadow in ("", "-shadow")]
 N_TRUE = {"induction": 2, "hops": 4, "ioi": 3}

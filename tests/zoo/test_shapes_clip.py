@@ -11,10 +11,10 @@ from workbench.datasets.shapes_scenes import MAIN, combinations, draw_scenes, is
 from workbench.errors import UserError
 from workbench.subjects.sources import load_subject
 from workbench.zoo import shapes_clip
+from workbench.zoo.loading import load_zoo
 from workbench.zoo.shapes_clip import PROCESSOR, ShapesLesson, as_images
 from workbench.zoo.shapes_clip_measures import ZeroShot, embed, pictures, scenes_of, share, single_objects, two_objects
 from workbench.zoo.shelf import FILES, WEIGHTS, zoo_record
-from workbench.zoo.subject import load_zoo
 from workbench.zoo.towers import Towers, answer_loss, contrastive_loss, read_towers
 from workbench.zoo.trainer import train
 from workbench.zoo.training import train_zoo

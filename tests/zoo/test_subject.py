@@ -13,9 +13,10 @@ from workbench.datasets.python_stdlib import PythonStdlib
 from workbench.errors import UserError
 from workbench.subjects.sources import load_subject
 from workbench.zoo.calendar import accuracies
+from workbench.zoo.loading import load_zoo
 from workbench.zoo.pycode import bits
-from workbench.zoo.shelf import FILES, WEIGHTS, zoo_record
-from workbench.zoo.subject import ZooSubject, load_zoo, zoo_names
+from workbench.zoo.shelf import FILES, WEIGHTS, zoo_names, zoo_record
+from workbench.zoo.subject import ZooSubject
 from workbench.zoo.trainer import new_decoder
 
 TEXTS = {
@@ -53,7 +54,7 @@ def test_it_is_what_its_record_says(subject):
 
 def test_it_needs_neither_transformers_nor_transformer_lens():
     code = (
-        "import sys; from workbench.zoo.subject import load_zoo; s = load_zoo('calendar', device='cpu');"
+        "import sys; from workbench.zoo.loading import load_zoo; s = load_zoo('calendar', device='cpu');"
         "s.run(s.batch(['two days after Monday it is']));"
         "print([m for m in sys.modules if m.split('.')[0] in ('transformers', 'transformer_lens', 'sae_lens')])"
     )

@@ -11,8 +11,8 @@ from workbench.cli.app import app
 from workbench.errors import UserError
 from workbench.zoo import calendar
 from workbench.zoo.compression import gzip_bits, lzma_bits
+from workbench.zoo.loading import load_zoo
 from workbench.zoo.shelf import FILES, WEIGHTS, zoo_record
-from workbench.zoo.subject import load_zoo
 from workbench.zoo.training import recipe_of, thinned, train_zoo
 
 

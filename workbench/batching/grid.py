@@ -10,8 +10,8 @@ from typing import Any
 
 from workbench.configuration import FILE_KEYS, TEXT_KEYS, flatten, from_folder, read_keys
 from workbench.errors import UserError, nearest
-from workbench.execution import checked_seed
 from workbench.registry import registry
+from workbench.request import checked_seed
 
 GRID_KEYS = (*FILE_KEYS, "grid")
 INPUTS = ("store", "model", "data", "dictionary")

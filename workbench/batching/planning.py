@@ -16,8 +16,10 @@ from workbench.batching.jobs import Job, text_of
 from workbench.cache import Store, open_store
 from workbench.context import Context, Inputs
 from workbench.errors import UserError, is_wrong_input, nearest
-from workbench.execution import Request, input_parts, own_parts, with_defaults
+from workbench.execution import with_defaults
 from workbench.registry import registry
+from workbench.request import Request
+from workbench.run_manifest import input_parts, own_parts
 from workbench.runs import identity_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from workbench.batching.jobs import Failure, Job
 from workbench.batching.planning import Plan, axes_of
 from workbench.batching.table import failures_frame, metrics_frame
 from workbench.errors import UserError, nearest
-from workbench.execution import versions
 from workbench.results import Result
+from workbench.run_manifest import versions
 from workbench.runs import SCHEMA, write_json
 
 if TYPE_CHECKING:

@@ -16,8 +16,10 @@ from workbench.batching.jobs import STARTED, Job, is_finished, put_damaged_away
 from workbench.batching.keeping import Keeping
 from workbench.context import Context, Inputs
 from workbench.errors import UserError, is_wrong_input
-from workbench.execution import Request, make_run, own_parts
+from workbench.execution import make_run
 from workbench.registry import registry
+from workbench.request import Request
+from workbench.run_manifest import own_parts
 from workbench.runs import BusyError, identity_of
 
 State = Literal["done", "wrong input", "error", "busy", "worker died"]

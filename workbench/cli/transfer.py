@@ -103,7 +103,7 @@ def import_(
 
     The same command continues an import that was interrupted, and does nothing to a finished one.
     """
-    from workbench.cli.store import facts_of
+    from workbench.cli.store_facts import facts_of
     from workbench.store_formats.importing import import_store
 
     log_to_terminal()

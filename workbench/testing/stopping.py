@@ -30,7 +30,7 @@ PRELOADED = (
     "workbench.report.build",
     "workbench.results_files",
     "workbench.subjects.sources",
-    "workbench.zoo.subject",
+    "workbench.zoo.loading",
 )
 BLANK = b'<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt"/>'
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError, nearest
-from workbench.zoo.planted import LISTED, is_planted, planted_record
+from workbench.zoo.planted import LISTED, is_planted
+from workbench.zoo.planted_truth import planted_record
 
 WEIGHTS = Path(__file__).parent / "weights"
 FILES = ("model.safetensors", "tokenizer.json", "architecture.json", "record.json")

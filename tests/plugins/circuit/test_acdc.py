@@ -11,8 +11,8 @@ from workbench.plugins.circuit.circuits import prune, run_circuit
 from workbench.plugins.circuit.graph import Graph
 from workbench.plugins.circuit.pairs import Pairs
 from workbench.zoo import planted_prompts
-from workbench.zoo.planted import truth
-from workbench.zoo.subject import load_zoo
+from workbench.zoo.loading import load_zoo
+from workbench.zoo.planted_truth import truth
 
 SMALL = {"norm": "none", "d_mlp": 0, "n_heads": 2, "d_head": 6}
 

@@ -11,8 +11,8 @@ from workbench.plugins.circuit.graph import Graph
 from workbench.plugins.circuit.pairs import Pairs
 from workbench.plugins.circuit.patching import patch_edges, patch_nodes
 from workbench.zoo import planted_prompts
-from workbench.zoo.planted import truth
-from workbench.zoo.subject import load_zoo
+from workbench.zoo.loading import load_zoo
+from workbench.zoo.planted_truth import truth
 
 KINDS = [f"planted-{task}{shadow}" for task in ("induction", "hops", "ioi") for shadow in ("", "-shadow")]
 MODELS = [f"{kind}-{seed}" for kind in KINDS for seed in range(5)]

@@ -12,8 +12,9 @@ import torch
 import workbench as wb
 from workbench.datasets.calendar_text import vocabulary
 from workbench.datasets.modular_text import NUMBERS
+from workbench.zoo.loading import load_zoo
 from workbench.zoo.shelf import zoo_record
-from workbench.zoo.subject import ZooSubject, load_zoo
+from workbench.zoo.subject import ZooSubject
 from workbench.zoo.trainer import new_decoder
 from workbench.zoo.words import BOS, word_tokenizer
 
