@@ -192,6 +192,27 @@ class Unbounded(Sound):
         k: Annotated[int, Option("how many", ge=1)] = 0
 
 
+class Boundless(Sound):
+    """Has a number that may be anything."""
+
+    name = "boundless"
+
+    @dataclass(frozen=True)
+    class Config:
+        k: Annotated[int, Option("how many")] = 2
+        shares: Annotated[tuple[float, ...] | None, Option("how much of each", ge=0)] = None
+
+
+class Demanding(Sound):
+    """Has an option that must be given."""
+
+    name = "demanding"
+
+    @dataclass(frozen=True)
+    class Config:
+        k: Annotated[int, Option("how many", ge=1)]
+
+
 class Wordy(Sound):
     """Has two lines of help."""
 

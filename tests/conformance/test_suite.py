@@ -24,6 +24,12 @@ DECLARED = {
         "test_configurations_survive_yaml",
         "test_configurations_survive_the_command_line",
     ],
+    "boundless": ["test_each_option_is_explained"],
+    "demanding": [
+        "test_it_can_be_run_without_being_given_anything",
+        "test_configurations_survive_yaml",
+        "test_configurations_survive_the_command_line",
+    ],
     "wordy": ["test_name_help_and_version_are_well_formed"],
 }
 RUN = {

@@ -92,7 +92,7 @@ def command_for(plugin: type[Plugin]) -> Any:
         device: options.Device = "auto",
         dtype: options.Dtype = None,
         device_map: options.DeviceMap = None,
-        seed: Annotated[int | None, typer.Option(help="Of every random choice.", show_default="0")] = None,
+        seed: Annotated[int | None, typer.Option(help="Of every random choice; 0 if not given.")] = None,
         config: Annotated[Path | None, typer.Option(help="YAML file; see docs/configuration.md.")] = None,
         set_: Annotated[
             list[str] | None,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import pytest
 
@@ -39,6 +39,7 @@ HEAVY = (
     "xarray",
 )
 LONGEST_HELP = 160
+NOT_EQUAL = "written and read again, the configuration is another: __post_init__ may refuse values, not change them"
 
 
 def command(*words: str) -> tuple[int, str, str]:
@@ -68,13 +69,16 @@ class DeclaredChecks:
     @classmethod
     def offer(cls) -> Offer[type[Plugin]]:
         """Return what is registered under the plugin's name."""
-        found = registry()
-        broken = [f"{item.origin}: {item.error}" for item in found.broken]
-        assert cls.name() in found.plugins, (
-            f"{cls.name()!r} is not installed: the entry point of its package is missing ('pip install -e .' in its "
-            f"folder), or it was refused: {broken}"
-        )
-        return found.plugins[cls.name()]
+        found, name = registry(), cls.name()
+        if name not in found.plugins:  # raised, for an assertion would show the whole registry
+            refused = [f"{item.origin} ({item.origin.entry_point}): {item.error}" for item in found.broken]
+            if own := [said for said in refused if name in said]:
+                raise AssertionError(f"{name!r} cannot be used: {'; '.join(own)}")
+            raise AssertionError(
+                f"{name!r} is not installed: its package needs an entry point in the group workbench, and 'pip install "
+                f"-e .' in its folder; installed are {', '.join([*found.plugins, *refused])}"
+            )
+        return found.plugins[name]
 
     @classmethod
     def registered(cls) -> type[Plugin]:
@@ -83,7 +87,10 @@ class DeclaredChecks:
 
     def test_it_is_registered_under_its_name(self) -> None:
         """The class under test is the one that `workbench run NAME` runs."""
-        assert isinstance(self.plugin, str) or self.registered() is self.plugin
+        registered = self.registered()
+        assert isinstance(self.plugin, str) or registered is self.plugin, (
+            f"the class registered as {self.name()!r} is {registered!r}, another one than that under test"
+        )
 
     def test_name_help_and_version_are_well_formed(self) -> None:
         """A name of words and hyphens, one line of help, a version, needs and defaults of the right types."""
@@ -114,6 +121,10 @@ class DeclaredChecks:
             assert plugin.default_data, "needs data: name one in default_data"
         if needs.dictionary:
             assert plugin.default_dictionary, "needs a dictionary: say with default_dictionary which run makes one"
+        for field in configuration.fields(plugin.Config):
+            assert field.default is not dataclasses.MISSING, (
+                f"option {field.key} has no default: give it one, for `workbench run {plugin.name}` alone must work"
+            )
 
     def test_it_is_written_for_this_interface(self) -> None:
         """The version of the interface that it states is the one at hand."""
@@ -133,9 +144,12 @@ class DeclaredChecks:
         check(self.registered().Config)
 
     def test_each_option_is_explained(self) -> None:
-        """Every field has help, and a default that it takes itself."""
+        """Every field has help, a range if it is a number, and a default that it takes itself."""
         for field in configuration.fields(self.registered().Config):
-            assert field.option.help.strip(), f"{field.key} has an Option without help"
+            assert field.option.help.strip(), f"{field.key} has an Option without help: say in it what the option is"
+            assert field.range or not takes_numbers(field.type), (
+                f"{field.key} is a number without a range: state ge, gt, le or lt in its Option"
+            )
             if field.default is not dataclasses.MISSING:
                 taken = configuration.check(field, configuration.plain(field.default))
                 assert taken == field.default, f"{field.key}: its default {field.default!r} is read as {taken!r}"
@@ -171,7 +185,7 @@ class DeclaredChecks:
             file = tmp_path / "run.yaml"
             file.write_text(configuration.write_yaml({"plugin": plugin.name, "set": values}), encoding="utf-8")
             read = configuration.build(plugin.Config, configuration.read_config_file(file)["set"])
-            assert read == config, f"written as\n{file.read_text(encoding='utf-8')}"
+            assert read == config, f"{NOT_EQUAL}; written as\n{file.read_text(encoding='utf-8')}read as\n{read}"
             assert json.loads(json.dumps(values)) == values, "the manifest would not give it back"
 
     def test_configurations_survive_the_command_line(self) -> None:
@@ -182,12 +196,13 @@ class DeclaredChecks:
             ]
             words = shlex.split(shlex.join(settings))
             read = configuration.build(type(config), dict(map(configuration.parse_setting, words)))
-            assert read == config, f"written as {settings}"
+            assert read == config, f"{NOT_EQUAL}; written as {settings}, read as {read}"
 
     def test_help_states_each_option_with_unit_range_and_default(self) -> None:
         """`workbench run NAME --help` says all that there is to know."""
-        code, told, _ = command("run", self.name(), "--help")
-        assert code == 0
+        self.registered()
+        code, told, complaint = command("run", self.name(), "--help")
+        assert code == 0, complaint
         told = without_blanks(told)
         assert without_blanks(self.registered().help) in told
         for field in configuration.fields(self.registered().Config):
@@ -209,6 +224,11 @@ class DeclaredChecks:
                     configuration.build(config, {**self.options, field.key: value})
                 for word in (f"{field.key}={value}", "must be", field.option.help):
                     assert word in str(caught.value), f"{field.key}={value!r}: {caught.value}"
+
+
+def takes_numbers(kind: Any) -> bool:
+    """True for a type of numbers, or of lists of them, or of numbers among others."""
+    return kind in (int, float) or any(takes_numbers(inner) for inner in get_args(kind))
 
 
 def imports_of(module: str) -> list[str]:

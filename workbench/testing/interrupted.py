@@ -21,7 +21,7 @@ import pytest
 from workbench import configuration
 from workbench.runs import load_run, part_of
 from workbench.testing.comparing import differences
-from workbench.testing.running import Finished
+from workbench.testing.running import Finished, told
 from workbench.testing.stopping import Stop, Stopped
 from workbench.testing.wrong_input import WrongInputChecks
 
@@ -111,25 +111,38 @@ class InterruptedChecks(WrongInputChecks):
     def test_ctrl_c_ends_with_code_130(self, story: Story) -> None:
         """A run that a person stops says that the same command continues it."""
         first = story.stops[0]
-        assert first.code == 130, f"exit code {first.code}: {first.said}"
-        assert "the same command continues" in first.said
-        assert "Traceback" not in first.said
+        why = f"let KeyboardInterrupt through; a run stopped by Ctrl-C ended with exit code {first.code}:\n{first.said}"
+        assert first.code == 130, why
+        assert "the same command continues" in first.said, why
+        assert "Traceback" not in first.said, why
 
     def test_what_is_done_is_kept(self, story: Story) -> None:
         """Where a run is killed after most of its steps, `context.work` holds what it did."""
         last_step = [stopped for stopped in story.stops if stopped.event == "step"][-1]
         kept = last_step.work or last_step.code == 0
-        assert kept, "killed after three quarters of its steps, the run had left nothing in context.work: all is lost"
+        assert kept, (
+            "killed after three quarters of its steps, the run had left nothing in context.work: write there what each "
+            "step gave, and look there first"
+        )
 
     def test_stopped_and_continued_it_gives_the_same_numbers(self, story: Story, finished: Finished) -> None:
         """Stopped while it keeps its work, in the midst and at the end, it goes on as if it had not been."""
         last = story.stops[-1]
-        assert last.code == 0, f"continued, it ended with {last.code}: {last.said}"
-        assert not differences(load_run(story.folder).result, finished.run.result, self.varies, drawings=False)
+        assert last.code == 0, (
+            "stopped and continued, it failed: write each file in context.work under another name and rename it, so "
+            f"that it is there whole or not at all. Exit code {last.code}:\n{last.said}"
+        )
+        other = differences(load_run(story.folder).result, finished.run.result, self.varies, drawings=False)
+        assert not other, (
+            "stopped and continued, it gave another result: draw the numbers of each step from a generator of its own, "
+            f"context.rng(f'step {{n}}'), or keep the generator's state with what the step gave: {told(other)}"
+        )
         assert load_run(story.folder).identity == finished.run.identity
 
     def test_stopped_runs_leave_nothing_behind(self, story: Story) -> None:
         """Beside the run folder there is nothing, and in it no work; nothing that is taken up again is a pickle."""
-        assert sorted(path.name for path in story.folder.parent.iterdir()) == ["run", "run.yaml"]
+        left = sorted(path.name for path in story.folder.parent.iterdir())
+        assert left == ["run", "run.yaml"], f"beside the run folder there is more than was given: {left}"
         assert not (story.folder / "work").exists()
-        assert not [name for stopped in story.stops for name in stopped.pickles]
+        pickled = [name for stopped in story.stops for name in stopped.pickles]
+        assert not pickled, f"{pickled[0]} holds a pickle: keep JSON, Parquet, HDF5 or safetensors in context.work"

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 import workbench as wb
+from workbench.errors import UserError
 from workbench.plugin import CaptureDefault
 from workbench.progress import Ticker
 from workbench.results import Result
@@ -24,6 +25,7 @@ from workbench.testing.declared import DeclaredChecks, imports_of
 from workbench.testing.pages import HOSTILE, Page, hostile
 
 QUICK_CAPTURE = CaptureDefault("zoo:calendar", "calendar", ("blocks.*.hook_resid_post",), rows=400)
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,21 @@ class RunningChecks(DeclaredChecks):
             return made[-1]
 
         with mock.patch.object(plugin, "run", keeping), counted_steps() as steps:
-            result = cls.run(inputs, tmp_path_factory.mktemp("conformance") / "run")
+            try:
+                result = cls.run(inputs, tmp_path_factory.mktemp("conformance") / "run")
+            except UserError as error:  # in one line, for every check that looks at the run says it
+                refused = f"the run with options = {cls.options} on {inputs} was refused: {error}"
+                pytest.fail(f"{refused}; give the test class other `options`, or another `capture`", pytrace=False)
         assert result.folder is not None
         return Finished(made[-1], load_run(result.folder), len(steps))
 
     def test_listing_it_imports_nothing_heavy(self) -> None:
         """Its module is imported whenever plugins are listed: torch and the like are imported where they are used."""
         module = self.registered().__module__
-        assert not imports_of(module), f"importing {module} imports {', '.join(imports_of(module))}"
+        heavy = imports_of(module)
+        assert not heavy, (
+            f"importing {module} imports {', '.join(heavy)}: do so in `run`, or in a module that only `run` imports"
+        )
 
     def test_everything_in_the_result_is_described(self, finished: Finished) -> None:
         """There are numbers; each metric, table, array, figure and section says what it is."""
@@ -131,7 +140,8 @@ class RunningChecks(DeclaredChecks):
     def test_the_result_comes_back_from_disk_as_it_was(self, finished: Finished, tmp_path: Path) -> None:
         """What was saved is loaded equal, and saved again gives the same files."""
         loaded = finished.run.result
-        assert not differences(loaded, finished.made, same_types=False)
+        lost = differences(loaded, finished.made, same_types=False)
+        assert not lost, f"loaded, the result is another than the one that `run` returned: {told(lost)}"
         loaded.save(tmp_path / "again")
         for path in (tmp_path / "again").rglob("*"):
             if path.is_file():
@@ -143,7 +153,11 @@ class RunningChecks(DeclaredChecks):
     ) -> None:
         """Run again elsewhere, metrics, tables, arrays, weights and figures are the same to the last bit."""
         again = self.run(inputs, tmp_path / "again")
-        assert not differences(again, finished.run.result, self.varies)
+        other = differences(again, finished.run.result, self.varies)
+        assert not other, (
+            "the same seed gave another result: draw from context.rng(name) and context.torch_rng(name) alone, and "
+            f"name in `varies` what is measured time: {told(other)}"
+        )
         assert load_run(tmp_path / "again").identity == finished.run.identity
 
     def test_another_seed_is_another_run(self, inputs: dict[str, str], finished: Finished, tmp_path: Path) -> None:
@@ -187,11 +201,18 @@ class RunningChecks(DeclaredChecks):
         places -= {"/", "."}
         for where, text in texts_of(finished.run.result):
             named = [place for place in places if place in text]
-            assert not named, f"{where} holds the path {named[0]}"
+            assert not named, f"{where} holds the path {named[0]}: leave folders of this machine out of the result"
 
     def test_nothing_is_pickled(self, finished: Finished) -> None:
         """No file of the run can run code when it is loaded."""
-        assert not pickles(finished.run.folder)
+        found = pickles(finished.run.folder)
+        assert not found, f"{found[0]} holds a pickle: add what it holds as a table, an array, weights or JSON"
+
+
+def told(differences: list[str]) -> str:
+    """Write the first few differences, and how many there are."""
+    more = len(differences) - SHOWN
+    return "; ".join(differences[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def letters(text: str) -> str:

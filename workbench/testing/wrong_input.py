@@ -13,6 +13,7 @@ from workbench.testing.running import RunningChecks
 from workbench.testing.sampling import wrong_values
 
 ABSENT = "no-such-thing"
+RAISE = "raise a workbench.errors.UserError that names option, value and what would be right (exit code 2)"
 NAMED = {
     "hook_point": "blocks.0.hook_nowhere",
     "label": "no_such_label",
@@ -62,9 +63,12 @@ class WrongInputChecks(RunningChecks):
             settings = {**self.options, **otherwise.get("set", {})}
             asked = {"plugin": self.name(), "device": "cpu", **inputs, **otherwise, "set": settings}
             file.write_text(configuration.write_yaml(asked), encoding="utf-8")
-            code, told, complaint = command("run", "--config", str(file), "--out", str(out))
             given = json.dumps(dict(otherwise))
-            assert code == 2, f"{given}: exit code {code}, {told}{complaint}"
+            try:
+                code, told, complaint = command("run", "--config", str(file), "--out", str(out))
+            except (Exception, SystemExit) as error:
+                raise AssertionError(f"{given}: {RAISE}, not {type(error).__name__}: {error}") from error
+            assert code == 2, f"{given}: {RAISE}; it ended with exit code {code}, {told}{complaint}"
             assert [line for line in complaint.splitlines() if line.startswith("error: ")], f"{given}: {complaint}"
             for words in says:
                 assert words in " ".join(complaint.split()), f"{given}: the message does not say {words!r}: {complaint}"
