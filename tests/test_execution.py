@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import workbench as wb
+from workbench import execution
 from workbench.cli import main
 from workbench.errors import UserError
+from workbench.registry import registry
 from workbench.runs import load_run
 
 HOOK = "blocks.1.hook_resid_post"
@@ -139,3 +142,19 @@ def test_labels_decide_the_identity(done, store, tmp_path):
     request = Request(sae, build(sae.Config, TINY), Inputs(store=store))
     context = Context(config=request.config, inputs=request.inputs, device="cpu", seed=0, work=tmp_path)
     assert identity_parts(request, context)["labels"] == store.labels_fingerprint()
+
+
+def test_a_dictionary_made_on_the_way_has_a_folder_for_each_store(monkeypatch, tmp_path):
+    made = []
+
+    def run(_, **given):
+        made.append(given["out"])
+        return SimpleNamespace(folder=given["out"])
+
+    monkeypatch.setattr(execution, "run", run)
+    request = SimpleNamespace(plugin=registry().plugin("circular"), device="cpu", seed=0)
+    for text in ("days", "sums", "days"):
+        store = SimpleNamespace(fingerprint=lambda text=text: text)
+        execution.default_dictionary(request, SimpleNamespace(store=store, model=None), tmp_path)
+    assert made[0] == made[2] != made[1]
+    assert made[0].name.startswith("sae-for-circular-")

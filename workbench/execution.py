@@ -132,19 +132,27 @@ def with_defaults(request: Request, root: Path) -> Inputs:
             raise UserError(f"{plugin.name} needs data: give --data, for example --data python-stdlib")
         inputs = replace(inputs, model=model, data=data)
     if plugin.needs.dictionary and inputs.dictionary is None:
-        if plugin.default_dictionary is None:
-            raise UserError(f"{plugin.name} needs a dictionary: give --dictionary RUN")
-        made = run(
-            plugin.default_dictionary.plugin,
-            store=inputs.store,
-            model=inputs.model,
-            device=request.device,
-            seed=request.seed,
-            out=root / f"{plugin.default_dictionary.plugin}-for-{plugin.name}",
-            set=plugin.default_dictionary.options,
-        )
-        inputs = replace(inputs, dictionary=str(made.folder))
+        inputs = replace(inputs, dictionary=default_dictionary(request, inputs, root))
     return inputs
+
+
+def default_dictionary(request: Request, inputs: Inputs, root: Path) -> str:
+    """Make the dictionary that the plugin reads by default; one made before on the same store is used again."""
+    plugin, default = request.plugin, request.plugin.default_dictionary
+    if default is None:
+        raise UserError(f"{plugin.name} needs a dictionary: give --dictionary RUN")
+    read = inputs.store.fingerprint() if inputs.store is not None else str(inputs.model)
+    what = [read, registry().plugin(default.plugin).version, sorted(default.options.items()), request.seed]
+    made = run(
+        default.plugin,
+        store=inputs.store,
+        model=inputs.model,
+        device=request.device,
+        seed=request.seed,
+        out=root / f"{default.plugin}-for-{plugin.name}-{short_hash(what)}",
+        set=default.options,
+    )
+    return str(made.folder)
 
 
 def default_store(request: Request, root: Path) -> Store:
@@ -163,13 +171,18 @@ def default_store(request: Request, root: Path) -> Store:
         data=data,
         hooks=list(default.hooks),
         rows=default.rows,
-        out=root / f"acts-{words}-{xxhash.xxh3_64_hexdigest(repr(what).encode())[:8]}",
+        out=root / f"acts-{words}-{short_hash(what)}",
         seed=request.seed,
         device=request.device,
         dtype=request.dtype,
         device_map=request.device_map,
         **default.options,
     )
+
+
+def short_hash(what: Any) -> str:
+    """Return eight digits that tell apart the folders of what was made from one thing and from another."""
+    return xxhash.xxh3_64_hexdigest(repr(what).encode())[:8]
 
 
 def execute(request: Request, out: Path | None, ranks: Ranks = ALONE) -> Run | None:
