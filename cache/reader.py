@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HookPoints = str | Sequence[str]
+_POINTS_TOLD = 6
 
 
 def open_store(folder: str | Path) -> Store:
@@ -81,8 +82,10 @@ class Store:
 
     def __repr__(self) -> str:
         rows = f"{self.n_rows:,} rows" if self.finished else f"{self.n_rows:,} of {self.n_rows_planned:,} rows so far"
-        points = ", ".join(f"{name} {list(spec.shape)} {spec.dtype}" for name, spec in self.hook_points.items())
-        return f"Store({str(self.folder)!r}, {rows}: {points})"
+        points = [f"{name} {list(spec.shape)} {spec.dtype}" for name, spec in self.hook_points.items()]
+        if len(points) > _POINTS_TOLD:
+            points[_POINTS_TOLD - 1 :] = [f"and {len(points) - _POINTS_TOLD + 1} more hook points"]
+        return f"Store({str(self.folder)!r}, {rows}: {', '.join(points)})"
 
     @property
     def manifest(self) -> dict[str, Any]:

@@ -57,18 +57,22 @@ def test_a_run_shows_what_ran(result, tmp_path):
     html = Run(tmp_path, manifest)._repr_html_()
     for words in ("sparse-probe", "Which?", "zoo:pycode", "accuracy"):
         assert words in html
+    assert repr(Run(tmp_path, manifest)) == f"<Run {str(tmp_path)!r} of sparse-probe, identity ab>"
 
 
 def test_a_store_shows_rows_hook_points_and_labels():
     spec = SimpleNamespace(axes=("d_model",), shape=(128,), dtype="bfloat16", unit="")
     label = SimpleNamespace(group="kinds", level="row", kind="yes/no", unit="")
+    points = {f"blocks.{layer}.{name}": spec for layer in range(24) for name in ("hook_resid_post", "hook_mlp_out")}
     store = SimpleNamespace(
-        folder="acts", n_rows=1200, finished=False, hook_points={"blocks.0.hook_resid_post": spec},
+        folder="acts", n_rows=1200, finished=False, hook_points=points,
         labels={"kind.string": label}, manifest={"model": {"address": "zoo:pycode"}, "dataset": {"address": HOSTILE}},
     )  # fmt: skip
     html = display.store_html(store)
     for words in ("1,200 so far: not finished", "d_model 128", "bfloat16", "zoo:pycode", "kind.string", "yes/no"):
         assert words in html
+    assert "blocks.0…23.hook_resid_post" in html
+    assert html.count("<tr>") == 2 + 2 + 1  # headers, two folded hook points, one label
     assert HOSTILE not in html
 
 
@@ -93,6 +97,12 @@ def test_a_dictionary_shows_where_it_reads_and_how_it_selects():
     html = display.dictionary_html(dictionary)
     for words in ("2,048", "topk, k = 32", "blocks.2.hook_resid_post", "zoo:pycode"):
         assert words in html
+
+
+@pytest.mark.parametrize("tag", ["dl", "dt", "dd"])
+def test_no_list_of_definitions_is_used(result, tag):
+    """JupyterLab lays them out side by side, one over the other where there is little room."""
+    assert f"<{tag}" not in result._repr_html_()
 
 
 def test_layers_that_differ_are_not_folded():

@@ -80,11 +80,10 @@ def store_html(store: "Store") -> str:
 
     addresses = {"model": recorded_model(store).address, "dataset": recorded_dataset(store).address}
     rows = f"{store.n_rows:,}" if store.finished else f"{store.n_rows:,} so far: not finished"
+    specs = {name: (_axes(each.axes, each.shape), each.dtype, each.unit) for name, each in store.hook_points.items()}
     points = pandas.DataFrame(
-        [
-            {"hook point": name, "a row": _axes(spec.axes, spec.shape), "dtype": spec.dtype, "unit": spec.unit}
-            for name, spec in store.hook_points.items()
-        ]
+        [(name, *spec) for name, spec in folded_hook_points(specs).items()],
+        columns=["hook point", "a row", "dtype", "unit"],
     )
     labels = pandas.DataFrame(
         [
@@ -96,7 +95,10 @@ def store_html(store: "Store") -> str:
         title="Activation store",
         subtitle=str(store.folder),
         facts=[("rows", rows), ("subject model", addresses["model"]), ("dataset", addresses["dataset"])],
-        tables=[_frame("hook points", points, is_open=True), _frame("labels", labels)],
+        tables=[
+            _frame("hook points", points, n=len(store.hook_points), is_open=len(points) <= _TABLE_ROWS),
+            _frame("labels", labels, n=len(labels)),
+        ],
     )
 
 
@@ -117,7 +119,7 @@ def subject_html(subject: "Subject") -> str:
             ("device", str(subject.device)),
             ("dtype", str(subject.dtype).removeprefix("torch.")),
         ],
-        tables=[_frame("hook points", points, max_rows=len(points))],
+        tables=[_frame("hook points", points, n=len(subject.hook_points), max_rows=len(points))],
     )
 
 
@@ -148,7 +150,7 @@ def generation_html(generation: "Generation") -> str:
     return _fragment(
         title="Generation",
         facts=[("prompt", generation.prompt), ("written", generation.text)],
-        tables=[_frame("tokens", pieces)],
+        tables=[_frame("tokens", pieces, n=len(pieces))],
     )
 
 
@@ -158,7 +160,7 @@ def folded_hook_points(points: Mapping[str, Sequence[str]]) -> dict[str, tuple[s
     Parameters
     ----------
     points : mapping of str to sequence of str
-        Axes by name.
+        Axes by name, or whatever else is to be the same.
 
     Returns
     -------
@@ -222,10 +224,10 @@ def _table(name: str, table: "Table", *, is_open: bool = False, max_rows: int = 
     return {"name": name, "description": table.description, "open": is_open, **table_view(table, max_rows)}
 
 
-def _frame(name: str, frame: Any, *, is_open: bool = False, max_rows: int = 40) -> dict[str, Any]:
+def _frame(name: str, frame: Any, *, n: int, is_open: bool = False, max_rows: int = 40) -> dict[str, Any]:
     from workbench.results_table import Table
 
-    return _table(name, Table(frame, f"({len(frame)})"), is_open=is_open, max_rows=max_rows)
+    return _table(name, Table(frame, f"({n})"), is_open=is_open, max_rows=max_rows)
 
 
 def _axes(axes: Sequence[str], shape: Sequence[int]) -> str:

@@ -61,6 +61,9 @@ class Run:
 
         return Result.load(self.folder)
 
+    def __repr__(self) -> str:
+        return f"<Run {str(self.folder)!r} of {self.manifest.get('plugin')}, identity {self.manifest.get('identity')}>"
+
     def _repr_html_(self) -> str:
         from workbench.display import run_html
 

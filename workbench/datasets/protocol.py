@@ -131,6 +131,9 @@ class Dataset(ABC):
     modality: Literal["text", "vision"]
     label_specs: tuple[LabelSpec, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address}: {len(self):,} documents, {self.modality}>"
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of documents."""
