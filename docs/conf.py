@@ -9,6 +9,9 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = ["_build", "**/first-hour/**", "**/feature-followed/**"]
 html_theme = "furo"
 html_title = "workbench"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+highlight_language = "none"  # blocks that do not say what they hold are commands and drawings
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
