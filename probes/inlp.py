@@ -71,7 +71,7 @@ class Inlp:
     rounds : tuple of Round
         In order; the last one was not erased any more.
     stopped : str
-        ``indistinguishable``: the interval reaches down to chance, and the value is within the margin of it.
+        ``indistinguishable``: the interval reaches down to chance, and the value is no more than the margin above it.
         ``max_rounds``; ``nothing left``: no direction.
     chance : float
         One over the number of classes: balanced accuracy of the majority.
@@ -95,7 +95,7 @@ def fit_inlp(
     *,
     classifier: Any = None,
     max_rounds: int = 50,
-    margin: float = 0.02,
+    margin: float = 0.0,
     mean: Float[np.ndarray, " units"] | None = None,
     rows_of_round: Callable[[int], Bool[np.ndarray, " rows"]] | None = None,
     progress: Callable[[Round], None] = lambda _: None,
@@ -117,7 +117,8 @@ def fit_inlp(
         Classifiers erased at most.
     margin : float
         Once something was erased, go on while balanced accuracy lies more than this above chance, even if its interval
-        reaches down there: with few rows the interval alone would stop too early.
+        reaches down there. The first interval that does is a lucky one: of what the rounds then left, fresh rows told
+        the class in 23 of 100 draws (planted classes, 8000 held rows, margin 0.02), and in 6 with a margin of 0.
     mean : np.ndarray, optional
         [units] kept in the erased directions; by default the origin, as in the paper.
     rows_of_round : callable, optional

@@ -46,7 +46,7 @@ class NullspaceConfig:
     max_rounds: Annotated[int, Option("classifiers erased at most (inlp)", ge=1)] = 60
     margin: Annotated[
         float, Option("rounds go on while balanced accuracy is more than this above chance (inlp)", ge=0, le=1)
-    ] = 0.02
+    ] = 0.0
     keep_mean: Annotated[
         bool, Option("project around the training rows' mean, not around the origin (inlp, mean-projection)")
     ] = True
@@ -61,7 +61,8 @@ class NullspaceConfig:
         False
     )
     nonlinear: Annotated[bool, Option("also fit a small network and an RBF probe on what is left")] = True
-    controls: Annotated[int, Option("random projections of equal rank, and permutations of the labels", ge=1)] = 5
+    controls: Annotated[int, Option("random projections of equal rank", ge=1)] = 5
+    permutations: Annotated[int, Option("permutations of the labels over rows, a negative control", ge=1)] = 20
     max_rows: Annotated[
         int, Option("rows per label, no document and class drowning the others", unit="rows", ge=100)
     ] = 20_000

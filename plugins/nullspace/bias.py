@@ -9,6 +9,7 @@ import numpy as np
 
 from workbench.context import Context
 from workbench.errors import UserError
+from workbench.plugins.nullspace.fresh import erased_rows
 from workbench.plugins.nullspace.tasks import LEAST_ROWS, Labelled, Task
 from workbench.probes import LogisticProbe, Projection, bootstrap_weights, rate_gaps
 from workbench.probes.inlp import predict_evenly
@@ -39,7 +40,7 @@ def bias_rows(
     protected = task.codes[test] == 1
     rows: list[dict[str, Any]] = []
     for method, erase in ways.items():
-        Z = X if erase is None else erase(X)
+        Z = X if erase is None else erased_rows(erase, X)
         head = LogisticProbe(C=HEAD_C).fit(Z[fitted_on], codes[fitted_on])
         predicted = predict_evenly(head, Z[test])
         gaps = rate_gaps(codes[test], predicted, protected, len(main.classes))

@@ -10,8 +10,8 @@ from scipy.special import log_softmax
 from sklearn.kernel_approximation import Nystroem
 from sklearn.neural_network import MLPClassifier
 
-from workbench.probes import ClassCounts, LDAProbe, LogisticProbe, Standardiser
-from workbench.probes.inlp import even_scores
+from workbench.probes import ClassCounts, LDAProbe, LogisticProbe, Projection, Standardiser
+from workbench.probes.inlp import EMPTY, even_scores
 from workbench.probes.statistics import Interval, group_intervals, percentile_interval
 
 LINEAR = ("logistic", "lda")
@@ -63,6 +63,17 @@ class Fresh:
 
     scores: np.ndarray
     C: float = float("nan")
+
+
+def erased_rows(erase: Projection, X: np.ndarray) -> np.ndarray:
+    """Return rows [rows, units] with an erasure applied, and units that it emptied at their mean.
+
+    What rounding leaves of such a unit is tiny, but a probe that standardises would blow it up and read it.
+    """
+    left = erase(X)
+    emptied = left.std(axis=0, dtype=np.float64) < EMPTY * X.std(axis=0, dtype=np.float64)
+    left[:, emptied] = left[:, emptied].mean(axis=0, dtype=np.float64)
+    return left
 
 
 def fit_fresh(probe: str, sets: Sets, rng: np.random.Generator, Cs: Sequence[float] = CS) -> Fresh:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 
 from workbench.plugins.nullspace.figures import (
     AT_MOST,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from workbench.plugins.nullspace.run import Records
 
 OVER = "95 % interval over documents"
+LEVEL = 0.95
+PERMUTED = "permuted labels"
+ARROW = "→"  # from a token of one class to one of another
 TABLES = {
     "projections": "The erasures. change: mean squared distance that test rows are moved, as a share of their "
     "variance; mean_gap: largest difference of two class means on test rows, in standard deviations of a unit, after, "
@@ -118,6 +122,7 @@ def add_metrics(
         if not len(live):
             continue
         here = live[(live["hook_point"] == hook_point) & (live["label"] == label) & live["method"].isin(methods)]
+        here = here[~here["where"].str.contains(ARROW)]  # what comes next is in the table
         for _, row in here.iterrows():
             causal = row["measure"] == "cross-entropy"
             _add(
@@ -125,13 +130,27 @@ def add_metrics(
                 f"{'rise of the loss' if causal else 'squared error of the output, as a share of it,'} with "
                 f"{NAMES[row['method']]} in place, {row['where']}; {OVER}", "nats" if causal else "",
             )  # fmt: skip
-    control = linear[(linear["method"] == "permuted labels") & (linear["metric"] == "balanced_accuracy")]
+    inside, n, chance = permuted(scores)
+    fair = binomtest(inside, n, LEVEL)
+    lo, hi = fair.proportion_ci(method="exact")
     result.add_metric(
-        "negative_control",
-        float(((control["lo"] <= control["floor"]) & (control["floor"] <= control["hi"])).mean()),
-        description="share of hook points and labels at which, after the labels were permuted over rows, the interval "
-        "of a fresh probe contains chance; should be about 0.95",
+        "negative_control", inside / n, lo=lo, hi=hi,
+        description=f"share of fresh probes of labels permuted over rows whose 95 % interval contains chance ({inside} "
+        f"of {n}), and its 95 % interval (Clopper–Pearson), which should contain 0.95",
+    )  # fmt: skip
+    result.add_metric(
+        "negative_control_p",
+        chance,
+        description=f"chance that at least {n - inside} of {n} fair 95 % intervals miss; below 0.01 something is wrong "
+        "with the intervals or the split",
     )
+
+
+def permuted(scores: pd.DataFrame) -> tuple[int, int, float]:
+    """Return in how many intervals of permuted labels chance lies, how many there are, and how likely so few are."""
+    control = scores[(scores["method"] == PERMUTED) & (scores["metric"] == "balanced_accuracy")]
+    inside, n = int(((control["lo"] <= control["floor"]) & (control["floor"] <= control["hi"])).sum()), len(control)
+    return inside, n, float(binomtest(inside, n, LEVEL, alternative="less").pvalue)
 
 
 def _add(result: Result, name: str, row: pd.Series[Any], value: str, description: str, unit: str = "") -> None:
@@ -163,14 +182,15 @@ def add_figures(
             "live",
             live_figure(frames["live"], pairs, methods),
             description="What the running subject loses with the projection in place, against itself, on test "
-            "documents, by kind of prediction (how many); 95 % intervals over documents. Grey: random projections "
-            "of equal rank.",
+            "documents, by kind of prediction (how many): at CLASS, made at tokens of that class; A → B, from a token "
+            "of A, the next one being of B. 95 % intervals over documents. Grey: random projections of equal rank.",
         )
     if len(frames["rounds"]):
         result.add_figure(
             "rounds",
             rounds_figure(frames["rounds"], pairs),
-            description="Iterative nullspace projection: what the next classifier reads on select documents.",
+            description="Iterative nullspace projection: what the next classifier reads on select documents, by which the "
+            "rounds are stopped; 95 % intervals over documents, dashed: chance.",
         )
 
 
@@ -209,6 +229,12 @@ def reading(
         if row["rank_permuted"]:
             text += f" Of labels permuted over rows it erased {row['rank_permuted']} directions, which should be 0."
         paragraphs.append(text)
+    inside, n, chance = permuted(scores)
+    paragraphs.append(
+        f"Negative control: of labels permuted over rows, which no probe can know, {inside} of {n} intervals contain "
+        f"chance. Of fair 95 % intervals {LEVEL * n:.3g} do on average; so few or fewer have a probability of "
+        f"{chance:.2g}."
+    )
     live = frames["live"]
     if len(live):
         for (hook_point, label), mine in live.groupby(["hook_point", "label"], sort=False):
@@ -221,17 +247,17 @@ def reading(
 
 def _live_sentence(hook_point: str, label: str, mine: pd.DataFrame) -> str:
     causal = mine["measure"].iloc[0] == "cross-entropy"
-    what = "rise of the loss, nats" if causal else "squared error of the output, as a share of it"
+    what = "loss rises by (nats)" if causal else "output is off by (squared error, as a share of it)"
     told = []
-    for method in [m for m in dict.fromkeys(mine["method"]) if m != "none"]:
-        of_method = mine[mine["method"] == method]
+    for where in [each for each in dict.fromkeys(mine["where"]) if ARROW not in each]:
+        of_where = mine[(mine["where"] == where) & (mine["method"] != "none")]
         values = ", ".join(
-            f"{row['where']} {row['rise']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]"
-            for _, row in of_method.iterrows()
+            f"{NAMES[row['method']]} {row['rise']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]"
+            for _, row in of_where.iterrows()
             if not math.isnan(row["lo"])
         )
-        told.append(f"{NAMES[method]}: {values}")
-    return f"{label} at {hook_point} in the running subject ({what}): {'; '.join(told)}."
+        told.append(f"{where} {values}")
+    return f"With {label} erased at {hook_point}, the running subject's {what}: {'; '.join(told)}."
 
 
 def plain(name: str) -> str:

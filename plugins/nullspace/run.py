@@ -16,9 +16,9 @@ from workbench.labelled_rows import DocumentRows, matching_hook_points, read_fla
 from workbench.plugins.nullspace import Method, NullspaceConfig
 from workbench.plugins.nullspace.bias import bias_rows
 from workbench.plugins.nullspace.erasures import fit_erasures, random_controls, run_inlp
-from workbench.plugins.nullspace.fresh import CS, LINEAR, NONLINEAR, Sets, fit_fresh, measured
+from workbench.plugins.nullspace.fresh import CS, LINEAR, NONLINEAR, Sets, erased_rows, fit_fresh, measured
 from workbench.plugins.nullspace.live import live_rows, run_live, why_not
-from workbench.plugins.nullspace.present import present
+from workbench.plugins.nullspace.present import PERMUTED, present
 from workbench.plugins.nullspace.tasks import Labelled, Task, default_label, labelled, make_task, other_labels
 from workbench.probes import Projection, bootstrap_weights
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from workbench.results import Result
 
 NONE = "none"
-PERMUTED = "permuted labels"
 OWN = (NONE, *get_args(Method))  # penalties are chosen anew for the label itself; controls take the one without erasure
 
 
@@ -126,7 +125,7 @@ def erase_label(
         for erase in drawn[1:] if drawn[0].rank else []:
             scores.add(f"random {method}", erase, task.codes, task.label.name, "logistic", task.n_classes)
     rng = context.rng(f"permuted {task.label.name}")
-    permuted = [rng.permutation(task.codes) for _ in range(config.controls)]
+    permuted = [rng.permutation(task.codes) for _ in range(config.permutations)]
     for codes in permuted:
         scores.add(PERMUTED, None, codes, task.label.name, "logistic", task.n_classes)
     null = run_inlp(context, task, X, permuted[0]) if "inlp" in erasures else None
@@ -185,7 +184,7 @@ class Scores:
     ) -> None:
         """Fit a probe of a target [rows of the task] on rows that an erasure was applied to, and keep its scores."""
         if self._erased[0] is not erase:
-            self._erased = (erase, self.X if erase is None else erase(self.X))
+            self._erased = (erase, self.X if erase is None else erased_rows(erase, self.X))
         X, parts = self._erased[1], [self.task.at(part) for part in range(3)]
         known = [at[codes[at] >= 0] for at in parts]
         groups = self.groups[codes[parts[2]] >= 0]

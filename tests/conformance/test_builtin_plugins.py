@@ -72,6 +72,7 @@ class TestNullspace(PluginConformance):
     options: ClassVar = {
         "label": "direction=after",
         "controls": 1,
+        "permutations": 2,
         "draws": 20,
         "live.tokens": 200,
         "live.examples": 2,

@@ -10,6 +10,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from workbench.probes import (
+    ClassCounts,
     Held,
     LDAProbe,
     LogisticProbe,
@@ -76,7 +77,33 @@ def test_planted_directions_are_found_and_the_label_is_gone(n_classes):
     for erase in (leace, inlp.projection):
         after, majority, half = accuracy_after(erase, train, test, probe)
         assert half < 0.01
-        assert abs(after - majority) < half + (0.004 if n_classes == 4 else 0)
+        assert abs(after - majority) < half
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("n_classes", "correlated", "least"),
+    [(2, False, 16), (2, True, 16), (3, False, 16), (3, True, 16), (5, True, 16), (5, False, 12)],
+)
+def test_after_inlp_intervals_contain_chance(n_classes, correlated, least):
+    """Twenty draws: at least 16 of the 95 % intervals on 10 000 fresh rows (fair ones are fewer in 1 of 400 such tests).
+
+    Of five classes in isotropic noise some are off by a point, above chance or below: there a round leaves class means
+    so nearly equal on the fitting rows that what tells them apart is no larger than their error.
+    """
+    probe = LogisticProbe(C=0.1) if n_classes == 2 else LDAProbe()
+    inside = []
+    for seed in range(300, 320):
+        noise = np.random.default_rng(seed).normal(size=(D, D)) if correlated else None
+        train, held, test = parts(*planted(n_classes, noise=noise, seed=seed)[:2], seed)
+        erase = fit_inlp(*train, held, classifier=probe, mean=train[0].mean(axis=0)).projection
+        predicted = predict_evenly(clone(probe).fit(erase(train[0]), train[1]), erase(test[0]))
+        counts = ClassCounts.collect(test[1], predicted, np.arange(len(test[0])) % 200, 200, n_classes)
+        after = counts.balanced_interval(bootstrap_weights(200, 300, np.random.default_rng(seed)))
+        assert (after.hi - after.lo) / 2 < 0.012
+        inside.append(after.lo <= 1 / n_classes <= after.hi)
+    print(n_classes, correlated, f"{sum(inside)} of 20 intervals contain chance")
+    assert sum(inside) >= least
 
 
 def test_of_correlated_noise_leace_takes_the_span_of_class_means():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +17,10 @@ from workbench.erasing import check_subject, edit_of, edits_of, load_projection
 from workbench.errors import UserError
 from workbench.labelled_rows import DocumentRows
 from workbench.plugins.nullspace import LiveConfig, Nullspace, NullspaceConfig
+from workbench.plugins.nullspace.fresh import Sets, erased_rows, fit_fresh, measured
 from workbench.plugins.nullspace.live import drawn_sequences
 from workbench.plugins.nullspace.tasks import make_task
-from workbench.probes import Projection, largest_angle
+from workbench.probes import Projection, bootstrap_weights, largest_angle
 from workbench.splice import stored_examples
 
 HOOK, NOISE = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
@@ -63,10 +65,10 @@ def planted(tmp_path_factory):
 
 
 QUICK = NullspaceConfig(
-    hook_point=HOOK, label="span", others="other", nonlinear=False, controls=2, draws=200, live=LiveConfig(tokens=0)
+    hook_point=HOOK, label="span", others="other", nonlinear=False, controls=2, permutations=2, draws=200, live=LiveConfig(tokens=0)
 )
 
-FAST = replace(QUICK, method="leace", controls=1, draws=50)
+FAST = replace(QUICK, method="leace", controls=1, permutations=1, draws=50)
 
 
 def erase(store, work, config=QUICK, seed=0):
@@ -139,12 +141,40 @@ def test_accuracy_is_held_against_the_majority_and_auc_against_a_half(result):
 def test_permuted_labels_and_noise_have_nothing_to_erase(result, planted, tmp_path):
     frame = result.tables["scores"]
     null = frame[(frame["method"] == "permuted labels") & (frame["metric"] == "balanced_accuracy")]
-    assert len(null) == 2 * QUICK.controls
+    assert len(null) == 2 * QUICK.permutations
     assert (null["value"] - null["floor"]).abs().max() < 0.08
     noise = erase(planted, tmp_path, replace(QUICK, hook_point=NOISE))
     rows = noise.tables["projections"].set_index("method")
     assert rows.loc["inlp", "rank"] == 0
     assert (result.tables["projections"]["rank_permuted"] == 0).all()
+
+
+def test_the_negative_control_says_how_likely_it_is(result):
+    """Counted by hand, and the probability of so many misses summed up, not taken from a library."""
+    frame = result.tables["scores"].frame
+    null = frame[(frame["method"] == "permuted labels") & (frame["metric"] == "balanced_accuracy")]
+    missed = int(((null["lo"] > null["floor"]) | (null["hi"] < null["floor"])).sum())
+    n = len(null)
+    control = result.metrics["negative_control"]
+    assert control.value == 1 - missed / n
+    assert control.lo <= control.value <= control.hi
+    want = sum(math.comb(n, k) * 0.05**k * 0.95 ** (n - k) for k in range(missed, n + 1))
+    assert result.metrics["negative_control_p"].value == pytest.approx(want)
+
+
+def test_nothing_is_read_of_the_rounding_that_an_erasure_of_everything_leaves():
+    rng = np.random.default_rng(0)
+    codes = rng.choice(3, size=900, p=[0.6, 0.2, 0.2])
+    X = rng.normal(size=(900, 6)) @ rng.normal(size=(6, 6)) + 5 + codes[:, None]
+    left = erased_rows(Projection.orthogonal(np.eye(6), X[:300].mean(axis=0)), X)
+    parts = [slice(0, 300), slice(300, 600), slice(600, 900)]
+    sets = Sets(tuple(left[at] for at in parts), tuple(codes[at] for at in parts), np.arange(300) % 30, 3)
+    for probe in ("lda", "rbf"):
+        found = measured(fit_fresh(probe, sets, rng).scores, sets, bootstrap_weights(30, 20, rng))
+        assert found["balanced_accuracy"][0].value == pytest.approx(1 / 3)
+        assert found["bits"][0].value == pytest.approx(0, abs=1e-9)
+    one = erased_rows(Projection.orthogonal(np.eye(6)[:1]), X)
+    np.testing.assert_array_equal(one[:, 1:], X[:, 1:])  # the others as they were
 
 
 def test_tables_figures_and_words(result):
@@ -246,7 +276,7 @@ def calendar(tmp_path_factory):
     store = wb.capture("zoo:calendar", data="calendar", hooks=HOOK, rows=3000, out=folder / "acts")
     label = f"direction={store.labels['direction'].categories[0]}"
     result = wb.run(
-        "nullspace", store=store, label=label, method="leace", nonlinear=False, controls=1, draws=100,
+        "nullspace", store=store, label=label, method="leace", nonlinear=False, controls=1, permutations=1, draws=100,
         out=folder / "run", **{"live.tokens": 600, "live.examples": 3},
     )  # fmt: skip
     return store, label, result, folder / "run"
