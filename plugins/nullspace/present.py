@@ -189,8 +189,8 @@ def add_figures(
         result.add_figure(
             "rounds",
             rounds_figure(frames["rounds"], pairs),
-            description="Iterative nullspace projection: what the next classifier reads on select documents, by which the "
-            "rounds are stopped; 95 % intervals over documents, dashed: chance.",
+            description="Iterative nullspace projection. What the next probe reads on select documents, which stop "
+            "the rounds; 95 % intervals over documents, dashed: chance.",
         )
 
 

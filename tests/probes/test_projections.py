@@ -86,10 +86,10 @@ def test_planted_directions_are_found_and_the_label_is_gone(n_classes):
     [(2, False, 16), (2, True, 16), (3, False, 16), (3, True, 16), (5, True, 16), (5, False, 12)],
 )
 def test_after_inlp_intervals_contain_chance(n_classes, correlated, least):
-    """Twenty draws: at least 16 of the 95 % intervals on 10 000 fresh rows (fair ones are fewer in 1 of 400 such tests).
+    """Twenty draws: at least 16 of the 95 % intervals on 10 000 fresh rows (fair ones are fewer in 1 of 400 tests).
 
-    Of five classes in isotropic noise some are off by a point, above chance or below: there a round leaves class means
-    so nearly equal on the fitting rows that what tells them apart is no larger than their error.
+    Of five classes in isotropic noise some are off by a point, above chance or below: a round leaves class means so
+    nearly equal on the fitting rows that what tells them apart is no larger than their error.
     """
     probe = LogisticProbe(C=0.1) if n_classes == 2 else LDAProbe()
     inside = []

@@ -51,7 +51,14 @@ def photos(tmp_path_factory):
 def test_a_label_of_images_is_erased_and_the_output_changes(subject, photos, tmp_path, positions):
     store = capture(subject, data=ImageFolder(photos), hooks=HOOK, out=tmp_path / "acts", positions=positions)
     config = NullspaceConfig(
-        label="day", method="leace", others=(), nonlinear=False, controls=1, permutations=1, draws=50, live=LiveConfig(tokens=100)
+        label="day",
+        method="leace",
+        others=(),
+        nonlinear=False,
+        controls=1,
+        permutations=1,
+        draws=50,
+        live=LiveConfig(tokens=100),
     )
     inputs = Inputs(store=store, model=subject)
     result = Nullspace().run(Context(config, inputs, "cpu", 0, tmp_path, logging.getLogger("workbench.test")))

@@ -65,7 +65,14 @@ def planted(tmp_path_factory):
 
 
 QUICK = NullspaceConfig(
-    hook_point=HOOK, label="span", others="other", nonlinear=False, controls=2, permutations=2, draws=200, live=LiveConfig(tokens=0)
+    hook_point=HOOK,
+    label="span",
+    others="other",
+    nonlinear=False,
+    controls=2,
+    permutations=2,
+    draws=200,
+    live=LiveConfig(tokens=0),
 )
 
 FAST = replace(QUICK, method="leace", controls=1, permutations=1, draws=50)
