@@ -4,10 +4,11 @@ import json
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from workbench.errors import UserError
-from workbench.runs import choose_folder, identity_of, load_run, part_of, run_folder
+from workbench.runs import choose_folder, drop_unfinished, identity_of, load_run, part_of, run_folder
 
 
 def finish(part):
@@ -49,6 +50,41 @@ def test_a_run_that_failed_before_it_had_work_leaves_nothing(tmp_path):
     with pytest.raises(UserError), run_folder(tmp_path / "run", "i"):
         raise UserError("bad")
     assert list(tmp_path.iterdir()) == []
+
+
+def killed(folder, identity, work=False):
+    """Leave what a killed process leaves, in the middle of writing its result."""
+    part = part_of(folder)
+    (part / "work").mkdir(parents=True)
+    (part / "tables").mkdir()
+    (part / "tables" / "other.parquet").write_text("PAR1")
+    (part / ".metrics.json.123.part").write_text("{")
+    (part / "identity.txt").write_text(identity)
+    (part / "log.txt").write_text("begun\n")
+    part.with_name(part.name + ".lock").touch()
+    if work:
+        (part / "work" / "checkpoint").write_text("half")
+
+
+def test_what_a_killed_process_had_written_of_the_result_is_not_in_the_finished_run(tmp_path):
+    killed(tmp_path / "run", "i", work=True)
+    with run_folder(tmp_path / "run", "i") as part:
+        assert sorted(path.name for path in part.iterdir()) == ["identity.txt", "log.txt", "work"]
+        assert (part / "work" / "checkpoint").exists()
+        finish(part)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.txt", "manifest.json"]
+
+
+@pytest.mark.parametrize("work", [False, True])
+def test_an_unfinished_run_that_is_given_up_keeps_its_work_if_there_is_any(work, tmp_path):
+    drop_unfinished(tmp_path / "none")
+    killed(tmp_path / "run", "i", work)
+    with filelock.FileLock(tmp_path / "run.part.lock"):
+        drop_unfinished(tmp_path / "run")  # somebody is at it
+    assert (tmp_path / "run.part" / "tables").exists()
+    (tmp_path / "run.part.lock").touch()
+    drop_unfinished(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.part"] * work
 
 
 def test_an_unfinished_run_of_another_identity_is_refused(tmp_path):

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -162,6 +162,7 @@ def run_folder(folder: Path, identity: str) -> Iterator[Path]:
         old = identity_in(part)
         if part.exists() and old is not None and old != identity:
             raise UserError(f"{part} is an unfinished run of other inputs or options: remove it, or name another --out")
+        clear(part)
         (part / "work").mkdir(parents=True, exist_ok=True)
         (part / "identity.txt").write_text(identity + "\n", encoding="utf-8")
         try:
@@ -178,6 +179,35 @@ def run_folder(folder: Path, identity: str) -> Iterator[Path]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: afterwards it may be another's already
         lock.release()
+
+
+def clear(part: Path) -> None:
+    """Remove from an unfinished run what a killed process had written of the result: all of it is written again."""
+    for path in part.iterdir() if part.is_dir() else ():
+        if path.is_dir() and path.name != "work":
+            shutil.rmtree(path)
+        elif path.name not in ("work", "identity.txt", "log.txt"):
+            path.unlink()
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Remove what a killed process left of a run, but for the work that the same command would go on from.
+
+    Nothing happens while another process makes the run.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run would have appeared.
+    """
+    part = part_of(folder)
+    lock = filelock.FileLock(part.with_name(part.name + ".lock"), timeout=0)
+    if not part.exists() and not Path(lock.lock_file).exists():
+        return
+    with suppress(filelock.Timeout), lock:
+        if part.is_dir() and not ((part / "work").is_dir() and any((part / "work").iterdir())):
+            shutil.rmtree(part)
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def refuse_existing(folder: Path) -> None:

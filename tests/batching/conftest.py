@@ -1,9 +1,14 @@
 """A plugin that is installed for a test, in this process and in those that it starts; a small store; a Dask cluster."""
 
 import importlib.util
+import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +95,67 @@ def cluster():
         silence_logs=50,
     ) as found:
         yield found.scheduler_address
+
+
+@pytest.fixture
+def cluster_of(environment):
+    """Start a scheduler and two workers as processes of their own, as on a cluster."""
+
+    @contextmanager
+    def started(folder, *of_workers):
+        """Start a scheduler and two workers; gives their processes and the address."""
+        file = folder / f"scheduler-{time.monotonic_ns()}.json"
+        told = ["--scheduler-file", str(file)]
+        commands = [
+            ["distributed.cli.dask_scheduler", *told, "--port", "0", "--no-dashboard"],
+            *[
+                [
+                    "distributed.cli.dask_worker",
+                    *told,
+                    "--nthreads",
+                    "1",
+                    "--no-dashboard",
+                    "--local-directory",
+                    str(folder),
+                    *of_workers,
+                ]
+                for _ in range(2)
+            ],
+        ]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            for command in commands
+        ]  # fmt: skip
+        try:
+            while not file.exists():
+                assert processes[0].poll() is None
+                time.sleep(0.05)
+            yield processes, json.loads(file.read_text())["address"]
+        finally:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    return started
+
+
+@pytest.fixture
+def children_of():
+    """Find the processes that another one has started and that are Dask's workers."""
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("workers are found in /proc")
+
+    def found(pid):
+        pids = []
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                rest = status.read_text().rpartition(")")[2].split()
+                if int(rest[1]) == pid and b"spawn_main" in (status.parent / "cmdline").read_bytes():
+                    pids.append(int(status.parent.name))
+        return pids
+
+    return found

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
 
 import pandas as pd
 import pytest
@@ -28,51 +27,14 @@ QUICK = {
 pytestmark = pytest.mark.slow
 
 
-@contextmanager
-def cluster_of(folder, environment):
-    """Start a scheduler and two workers; gives their processes and the address."""
-    file = folder / f"scheduler-{time.monotonic_ns()}.json"
-    told = ["--scheduler-file", str(file)]
-    commands = [
-        ["distributed.cli.dask_scheduler", *told, "--port", "0", "--no-dashboard"],
-        *[
-            [
-                "distributed.cli.dask_worker",
-                *told,
-                "--nthreads",
-                "1",
-                "--no-dashboard",
-                "--local-directory",
-                str(folder),
-            ]
-            for _ in range(2)
-        ],
-    ]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        for command in commands
-    ]  # fmt: skip
-    try:
-        while not file.exists():
-            assert processes[0].poll() is None
-            time.sleep(0.05)
-        yield processes, json.loads(file.read_text())["address"]
-    finally:
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def start(grid, out, address, environment):
     command = [sys.executable, "-m", "workbench", "batch", str(grid), "--out", str(out), "--scheduler", address]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_jobs_of_a_cluster_have_the_numbers_of_runs_and_a_killed_scheduler_loses_none(acts, environment, tmp_path):
+def test_jobs_of_a_cluster_have_the_numbers_of_runs_and_a_killed_scheduler_loses_none(
+    acts, environment, cluster_of, tmp_path
+):
     (tmp_path / "notes").mkdir()
     trial = tmp_path / "trial.yaml"
     trial.write_text(f"plugin: trial\nset: {{notes: {tmp_path}/notes, seconds: 0.2}}\ngrid: {{n: {list(range(24))}}}\n")
@@ -80,7 +42,7 @@ def test_jobs_of_a_cluster_have_the_numbers_of_runs_and_a_killed_scheduler_loses
     grid = {"hook_point": "*.hook_post", "label": ["span", "noise"]}
     probes.write_text(json.dumps({"plugin": "sparse-probe", "store": str(acts), "set": QUICK, "seed": 5, "grid": grid}))
 
-    with cluster_of(tmp_path, environment) as (processes, address):
+    with cluster_of(tmp_path) as (processes, address):
         batch = start(trial, tmp_path / "trials", address, environment)
         while batch.poll() is None and len(list((tmp_path / "notes").iterdir())) < 6:
             time.sleep(0.02)
@@ -90,7 +52,7 @@ def test_jobs_of_a_cluster_have_the_numbers_of_runs_and_a_killed_scheduler_loses
         assert "the scheduler is gone; finished jobs are kept, and the same command continues" in err.splitlines()[-1]
         assert "Traceback" not in err
 
-    with cluster_of(tmp_path, environment) as (_, address):
+    with cluster_of(tmp_path) as (_, address):
         for file, out in ((trial, "trials"), (probes, "probes")):
             said, err = start(file, tmp_path / out, address, environment).communicate(timeout=TIMEOUT_S)
             assert "jobs done, 0 failed" in said, err

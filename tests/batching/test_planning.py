@@ -160,6 +160,7 @@ def test_options_of_a_plugin_that_is_not_in_the_grid_are_refused(acts, tmp_path)
 COMMAND = [
     (["--workers", "0"], "workers=0: must be a whole number, at least 1"),
     (["--retries", "-1"], "retries=-1: must be a whole number between 0 and 100"),
+    (["--limit", "0"], "limit_s=0.0: must be between 1 and 1,000,000 seconds"),
     (["--memory", "much"], "memory=much: must be a size, such as 4GiB"),
     (["--scheduler", "tcp://127.0.0.1:9", "--workers", "2"], "workers and memory are those of the cluster"),
 ]

@@ -1,5 +1,6 @@
 """Jobs on workers inside this process: what they leave, what is tried again, what is set aside."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 import workbench as wb
 from workbench.batching.jobs import is_finished
-from workbench.batching.running import run_plan, to_do
+from workbench.batching.running import Settings, run_plan, to_do
 from workbench.batching.scheduling import Scheduling
 from workbench.cli import main
 from workbench.results_files import read_index
@@ -132,6 +133,69 @@ def test_errors_are_tried_again_wrong_input_is_not_and_the_rest_go_on(trial, clu
     assert "set aside: trial way=error n=1: ZeroDivisionError" in caplog.text
 
 
+def test_whatever_a_plugin_raises_can_be_read_in_table_and_report(trial, cluster, grid, tmp_path):
+    ways = ["interrupt", "leave", "unpicklable", "unprintable", "huge", "strange"]
+    grid["grid"] = {"way": ways}
+    result = wb.batch(grid, out=tmp_path / "jobs", scheduler=cluster, retries=0)  # not one job is done
+    failed = pd.read_parquet(tmp_path / "jobs/tables/failed.parquet")
+    begin = [
+        "KeyboardInterrupt: of the plugin",
+        "SystemExit: left",
+        "UnpicklableError: cannot travel",
+        "UnprintableError: (it has no message that can be printed)",
+        "RuntimeError: begins xxx",
+        r"RuntimeError: a lone \udc80, a NUL \x00, an \x1b[31mescape\x1b[0m",
+    ]
+    assert list(failed["way"]) == ways
+    assert set(failed["kind"]) == {"error"}
+    assert set(failed["tries"]) == {1}
+    for error, begins in zip(failed["error"], begin, strict=True):
+        assert error.startswith(begins)
+    assert failed["error"].str.len().max() < 2_100
+    report = (tmp_path / "jobs/report.html").read_text(encoding="utf-8")
+    assert "KeyboardInterrupt: of the plugin" in report
+    assert "<script>alert(1)" not in report
+    assert result.metrics["done"].value == 0
+    assert names(tmp_path / "jobs/jobs") == []
+
+
+def test_a_full_disk_stops_the_batch_and_blames_no_job(trial, cluster, grid, tmp_path, monkeypatch, capsys):
+    from workbench.batching import worker
+
+    file, room = tmp_path / "grid.yaml", iter([True, True])
+    file.write_text(json.dumps(grid))
+    made = worker.make_run
+
+    def make(*arguments, **named):
+        if next(room, False):
+            return made(*arguments, **named)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker, "make_run", make)
+    monkeypatch.setattr(worker, "LEAST_ROOM", 1 << 62)
+    command = ["batch", str(file), "--out", str(tmp_path / "jobs"), "--scheduler", cluster]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/jobs: No space left on device; finished jobs are kept, and the same command" in said
+    assert names(tmp_path / "jobs") == ["jobs"]
+    assert len(names(tmp_path / "jobs/jobs")) == 2
+    monkeypatch.setattr(worker, "make_run", made)
+    assert main(command) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_workers_start(trial, grid, tmp_path, monkeypatch, capsys):
+    from workbench.batching import running
+
+    def refused(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(running, "TemporaryFile", refused)
+    file = tmp_path / "grid.yaml"
+    file.write_text(json.dumps(grid))
+    assert main(["batch", str(file), "--out", str(tmp_path / "jobs"), "--workers", "1"]) == 2
+    assert f"cannot write in {tmp_path}/jobs/jobs: Read-only file system" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_ends_with_1_if_a_job_failed_and_with_0_once_it_is_done(trial, cluster, tmp_path, capsys):
     file = tmp_path / "grid.yaml"
@@ -169,7 +233,7 @@ def test_a_job_that_another_batch_is_at_is_waited_for(trial, cluster, grid, tmp_
     other = run_folder(job.folder(out), job.identity)
     other.__enter__()
     monkeypatch.setattr(Scheduling, "_again", note)
-    result = run_plan(plan, out, scheduler=cluster, pause_s=0.02)
+    result = run_plan(plan, out, Settings(scheduler=cluster, pause_s=0.02))
     assert result.metrics["done"].value == 1
     assert seen == [job.identity]
     assert to_do(plan, out) == []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import UserError
@@ -17,15 +20,18 @@ from workbench.errors import UserError
 if TYPE_CHECKING:
     from distributed import Client
 
+log = logging.getLogger("workbench")
+
 SHARE = 0.9  # of the machine's memory: the rest is for the scheduler and the system
 PATIENCE_S = 30  # for an answer of a scheduler, or a local worker that starts on a busy machine
 DEAD_LOOKS = 4
+ANSWER_S = 15.0  # between complaints that no worker answers
 LOST = 1_000_000  # deaths of a worker after which Dask gives its jobs up; we count per job instead (worker.death_noted)
 
 
 @contextmanager
 def open_client(
-    *, workers: int | None = None, memory: str | None = None, scheduler: str | None = None, n_jobs: int = 1
+    workers: int | None = None, memory: str | None = None, scheduler: str | None = None, n_jobs: int = 1
 ) -> Iterator[tuple[Client, Callable[[], None]]]:
     """Give a client of Dask's scheduler, and a function to be called now and then, which looks after the workers.
 
@@ -186,3 +192,51 @@ def stop(cluster: Any) -> None:
                 process.kill()
     with suppress(Exception):  # whatever it finds missing, its processes are gone
         cluster.close(timeout=5)
+
+
+def check_workers(client: Client, out: Path, version: str) -> None:
+    """Ask a worker of another's cluster whether it can do what jobs need, before thousands of them fail.
+
+    Raises
+    ------
+    UserError
+        If it has another version of the workbench, or does not see the batch's folder.
+    """
+    asked = client.submit(surroundings, str(out), key=f"look-{uuid.uuid4().hex}", pure=False)
+    while True:
+        try:
+            found = asked.result(timeout=ANSWER_S)
+            break
+        except TimeoutError:
+            log.warning("no worker has answered yet: waiting for one")
+        except Exception as error:
+            raise UserError(
+                f"the cluster cannot run jobs ({type(error).__name__}: {error}): scheduler and workers need the same "
+                "packages as this process, interp-workbench among them"
+            ) from error
+    if found["version"] != version:
+        raise UserError(
+            f"the workers have interp-workbench {found['version']}, and this is {version}: install the same one"
+        )
+    if not found["sees"]:
+        raise UserError(
+            f"the workers on {found['host']} do not see {out}: batch and stores must lie on a file system that all "
+            "of them share, under the same path"
+        )
+    if not found["writes"]:
+        raise UserError(
+            f"the workers on {found['host']} may not write in {out}: give them the right to, or another --out"
+        )
+
+
+def surroundings(out: str) -> dict[str, Any]:
+    """Say what a worker has and sees."""
+    import platform
+    from importlib.metadata import version
+
+    return {
+        "version": version("interp-workbench"),
+        "sees": Path(out).is_dir(),
+        "writes": os.access(out, os.W_OK),
+        "host": platform.node(),
+    }

@@ -37,11 +37,15 @@ def draw_job(run: Run) -> None:
     import torch
 
     request, context = prepared(job_of(run.manifest))
-    torch.set_num_threads(int(run.manifest["threads"]))  # as in the job: the same bits
     log.info("%s was left undrawn: it is run again for its figures", run.folder)
-    with TemporaryDirectory() as work:
-        context.work = Path(work)
-        result = request.plugin().run(context)
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(run.manifest["threads"]))  # as in the job: the same bits
+    try:
+        with TemporaryDirectory() as work:
+            context.work = Path(work)
+            result = request.plugin().run(context)
+    finally:
+        torch.set_num_threads(before)
     kept = load_shown(run.folder).metrics
     other = [name for name in kept if name not in result.metrics or not _alike(kept[name], result.metrics[name])]
     if other:

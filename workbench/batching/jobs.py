@@ -61,6 +61,12 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def line_of(text: str, longest: int = 300) -> str:
+    """Return the first line of a message, cut if it is long."""
+    first = text.strip().partition("\n")[0]
+    return first if len(first) <= longest else f"{first[: longest - 1]}…"
+
+
 def is_finished(folder: Path, identity: str) -> bool:
     """Return whether a job's run folder is there, is of this identity, and its files are whole as far as can be seen.
 
@@ -96,11 +102,11 @@ class Failure:
     Attributes
     ----------
     kind : str
-        ``wrong input``, ``error`` or ``worker died``.
+        ``wrong input``, ``error``, ``worker died`` or ``too long``.
     error : str
         The message.
     traceback : str
-        Of an error; "" otherwise.
+        Of an error, and of where a job was that took too long; "" otherwise.
     tries : int
         How often it was begun.
     """

@@ -8,16 +8,14 @@ import logging
 import queue
 import random
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.batching.jobs import Failure, Job
 from workbench.batching.worker import Outcome, Task, run_job
-from workbench.errors import UserError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -28,11 +26,20 @@ PER_THREAD, LEAST_WINDOW = 8, 32  # jobs that the scheduler holds: enough that n
 LOOK_S = 1.0  # between looks at scheduler and workers
 LONGEST_PAUSE_S = 300.0
 NO_WORKER_S = 15.0  # between complaints that there is none
+LEAST_DEATHS = 2  # one death does not tell whether the job was at fault: somebody may have killed the worker
 MOST_LOSSES = 50  # of a job that never was begun: workers that cannot start jobs at all
 
 
-class SchedulerLostError(RuntimeError):
+class StoppedError(RuntimeError):
+    """A batch cannot go on; what is finished is kept."""
+
+
+class SchedulerLostError(StoppedError):
     """The scheduler does not answer any more."""
+
+
+class FullError(StoppedError):
+    """The batch's folder takes no more."""
 
 
 @dataclass
@@ -64,10 +71,14 @@ class Scheduling:
         Of the scheduler.
     out : Path
         The batch's folder, absolute.
+    token : str
+        Name of this call's notes.
     retries : int
         How often an error is tried again.
     pause_s : float
         Before the first retry; doubled for each further one.
+    limit_s : float or None
+        That a job may take.
     done : callable
         Told of each job that is done.
     failed : callable
@@ -78,12 +89,13 @@ class Scheduling:
 
     client: Client
     out: Path
+    token: str
     retries: int
     pause_s: float
+    limit_s: float | None
     done: Callable[[Job, Outcome], None]
     failed: Callable[[Job, Failure], None]
     revive: Callable[[], None] = lambda: None
-    token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def __post_init__(self) -> None:
         self._waiting: deque[Progressing] = deque()
@@ -102,6 +114,8 @@ class Scheduling:
         ------
         SchedulerLostError
             If the scheduler is gone.
+        FullError
+            If the batch's folder takes no more.
         """
         self._waiting.extend(Progressing(job) for job in jobs)
         self._told = time.monotonic()
@@ -125,8 +139,10 @@ class Scheduling:
         if not self._waiting or free < min(self._window // 2, len(self._waiting)):
             return
         sent = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        most_deaths = max(LEAST_DEATHS, self.retries + 1)
         tasks = [
-            Task(job=asdict(each.job), out=str(self.out), token=self.token, deaths=self.retries + 1) for each in sent
+            Task(job=asdict(each.job), out=str(self.out), token=self.token, deaths=most_deaths, limit_s=self.limit_s)
+            for each in sent
         ]
         number = next(self._numbers)
         keys = [f"job-{self.token}-{number}-{each.job.identity}" for each in sent]
@@ -179,11 +195,13 @@ class Scheduling:
             self.done(each.job, outcome)
         elif state == "busy":
             self._again(each, self.pause_s)
+        elif state == "full":
+            raise FullError(outcome["error"])
         elif state == "error" and each.tries < self.retries:
             each.tries += 1
             self._again(each, self.pause_s * 2 ** (each.tries - 1))
         else:
-            tries = self.retries + 1 if state == "worker died" else each.tries + 1
+            tries = each.tries + outcome["deaths"] + (state in ("error", "wrong input"))
             self.failed(each.job, Failure(state, outcome["error"], outcome["traceback"], tries))
 
     def _lost(self, each: Progressing, future: Any) -> None:
@@ -235,42 +253,3 @@ class Scheduling:
             self.client.cancel([future for _, future in self._flying.values()], force=True)
         except Exception as error:  # noqa: BLE001 - the scheduler may be gone, and nothing is lost then
             log.debug("jobs could not be taken back: %s", error)
-
-
-def check_workers(client: Client, out: Path, version: str) -> None:
-    """Ask a worker of another's cluster whether it can do what jobs need, before thousands of them fail.
-
-    Raises
-    ------
-    UserError
-        If it has another version of the workbench, or does not see the batch's folder.
-    """
-    asked = client.submit(surroundings, str(out), key=f"look-{uuid.uuid4().hex}", pure=False)
-    while True:
-        try:
-            found = asked.result(timeout=NO_WORKER_S)
-            break
-        except TimeoutError:
-            log.warning("no worker has answered yet: waiting for one")
-        except Exception as error:
-            raise UserError(
-                f"the cluster cannot run jobs ({type(error).__name__}: {error}): scheduler and workers need the same "
-                "packages as this process, interp-workbench among them"
-            ) from error
-    if found["version"] != version:
-        raise UserError(
-            f"the workers have interp-workbench {found['version']}, and this is {version}: install the same one"
-        )
-    if not found["sees"]:
-        raise UserError(
-            f"the workers on {found['host']} do not see {out}: batch and stores must lie on a file system that all "
-            "of them share, under the same path"
-        )
-
-
-def surroundings(out: str) -> dict[str, Any]:
-    """Say what a worker has and sees."""
-    import platform
-    from importlib.metadata import version
-
-    return {"version": version("interp-workbench"), "sees": Path(out).is_dir(), "host": platform.node()}

@@ -30,6 +30,9 @@ def batch(
     ] = None,
     retries: Annotated[int, typer.Option(help="How often a job that ended in an error is tried again.")] = 2,
     pause: Annotated[float, typer.Option(help="Seconds before the first retry; doubled for each further one.")] = 1.0,
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds that a job may take; a longer one is set aside.", show_default="none")
+    ] = None,
     measure: Annotated[
         str | None, typer.Option(help="What heat maps show.", show_default="up to three that most jobs have")
     ] = None,
@@ -38,12 +41,13 @@ def batch(
 ) -> None:
     """Run all jobs of a grid; finished ones are skipped, so that the same command also goes on where it was stopped."""
     from workbench.batching.grid import read_grid
+    from workbench.batching.jobs import line_of
     from workbench.batching.planning import make_plan
-    from workbench.batching.running import checked_numbers, folder_of, run_plan
-    from workbench.batching.scheduling import SchedulerLostError
+    from workbench.batching.running import Settings, folder_of, run_plan
+    from workbench.batching.scheduling import StoppedError
 
     log_to_terminal()
-    checked_numbers(workers, retries, pause)
+    settings = Settings(workers, memory, scheduler, retries, pause, limit)
     read = read_grid(grid)
     folder = folder_of(grid, out)
     plan = make_plan(read, folder, make=not dry_run)
@@ -55,12 +59,9 @@ def batch(
     if dry_run:
         return
     try:
-        result = run_plan(
-            plan, folder, workers=workers, memory=memory, scheduler=scheduler, retries=retries, pause_s=pause,
-            measure=measure,
-        )  # fmt: skip
-    except SchedulerLostError as lost:
-        typer.echo(f"{lost}; finished jobs are kept, and the same command continues", err=True)
+        result = run_plan(plan, folder, settings, measure)
+    except StoppedError as stopped:
+        typer.echo(f"{stopped}; finished jobs are kept, and the same command continues", err=True)
         raise typer.Exit(1) from None
     n_failed = int(result.metrics["failed"].value)
     if json:
@@ -68,6 +69,7 @@ def batch(
     else:
         if n_failed:
             frame = result.tables["failed"].drop(columns=["job"])
+            frame["error"] = [line_of(error) for error in frame["error"]]
             typer.echo()
             print_table("set aside", list(frame.columns), frame.head(SHOWN_FAILED).itertuples(index=False))
         typer.echo(f"\n{int(result.metrics['done'].value):,} of {len(plan.jobs):,} jobs done, {n_failed:,} failed")
