@@ -120,6 +120,17 @@ def test_each_command_is_understood(line):
             registry().subject_source(given["model"].partition(":")[0])
 
 
+@pytest.mark.parametrize(
+    "block",
+    [block for page in PAGES for kind, block in FENCE.findall((ROOT / page).read_text("utf-8")) if kind == "yaml"],
+)
+def test_each_configuration_file_is_understood(block, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(block, encoding="utf-8")
+    given = configuration.read_config_file(file)
+    configuration.build(registry().plugin(given["plugin"]).Config, given["set"])
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_that_the_text_names_exist(page):
     for words in map(str.split, INLINE.findall((ROOT / page).read_text(encoding="utf-8"))):
@@ -314,7 +325,7 @@ def test_plugins_on_a_store(plugin, folder):
 @pytest.mark.long
 def test_circular(folder):
     have_store("zoo:calendar", "calendar", "blocks.0.hook_resid_pre")
-    have_dictionary("runs/my-sae", "blocks.0.hook_resid_pre", latents=1200)
+    have_dictionary("runs/my-sae", "blocks.0.hook_resid_pre", latents=2400)
     assert type_page("docs/plugins/circular.md") == 4
 
 

@@ -68,7 +68,9 @@ def test_dictionaries():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", ["README.md", "docs/plugins/circuit.md", "docs/plugins/second-order.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/first-steps.md", "docs/plugins/circuit.md", "docs/plugins/second-order.md"]
+)
 def test_pages_that_run_plugins_on_their_own(page):
     assert len(run_page(page)["result"].metrics)
 

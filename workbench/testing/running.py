@@ -124,7 +124,7 @@ class RunningChecks(DeclaredChecks):
         module = self.registered().__module__
         heavy = imports_of(module)
         assert not heavy, (
-            f"importing {module} imports {', '.join(heavy)}: do so in `run`, or in a module that only `run` imports"
+            f"importing {module} imports {', '.join(heavy)}: import that in `run`, or where only `run` imports it"
         )
 
     def test_everything_in_the_result_is_described(self, finished: Finished) -> None:
