@@ -65,11 +65,18 @@ def test_a_store_shows_rows_hook_points_and_labels():
     label = SimpleNamespace(group="kinds", level="row", kind="yes/no", unit="")
     points = {f"blocks.{layer}.{name}": spec for layer in range(24) for name in ("hook_resid_post", "hook_mlp_out")}
     store = SimpleNamespace(
-        folder="acts", n_rows=1200, finished=False, hook_points=points,
+        folder="acts", n_rows=1200, n_rows_planned=5000, finished=False, hook_points=points,
         labels={"kind.string": label}, manifest={"model": {"address": "zoo:pycode"}, "dataset": {"address": HOSTILE}},
     )  # fmt: skip
     html = display.store_html(store)
-    for words in ("1,200 so far: not finished", "d_model 128", "bfloat16", "zoo:pycode", "kind.string", "yes/no"):
+    for words in (
+        "1,200 of 5,000 so far: not finished",
+        "d_model 128",
+        "bfloat16",
+        "zoo:pycode",
+        "kind.string",
+        "yes/no",
+    ):
         assert words in html
     assert "blocks.0…23.hook_resid_post" in html
     assert html.count("<tr>") == 2 + 2 + 1  # headers, two folded hook points, one label

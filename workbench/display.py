@@ -79,7 +79,9 @@ def store_html(store: "Store") -> str:
     from workbench.provenance import recorded_dataset, recorded_model
 
     addresses = {"model": recorded_model(store).address, "dataset": recorded_dataset(store).address}
-    rows = f"{store.n_rows:,}" if store.finished else f"{store.n_rows:,} so far: not finished"
+    rows = f"{store.n_rows:,}"
+    if not store.finished:
+        rows += f" of {store.n_rows_planned:,} so far: not finished"
     specs = {name: (_axes(each.axes, each.shape), each.dtype, each.unit) for name, each in store.hook_points.items()}
     points = pandas.DataFrame(
         [(name, *spec) for name, spec in folded_hook_points(specs).items()],
