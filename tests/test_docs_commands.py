@@ -20,6 +20,7 @@ import typer
 import workbench as wb
 from workbench import configuration
 from workbench.cli.app import app
+from workbench.errors import UserError
 from workbench.plugin import RunDefault
 from workbench.registry import registry
 from workbench.testing.declared import command
@@ -33,11 +34,13 @@ PAGES = sorted(
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)  # every block: an end is no beginning
 INLINE = re.compile(r"`((?:workbench|make) [^`\n]*)`")
 SHELL = ("", "sh", "bash", "console")
-PROGRAMS = ("make", "pip", "pytest", "python", "python3", "torchrun", "workbench")
+PROGRAMS = (".venv/bin/pip", "make", "pip", "pytest", "python", "python3", "source", "torchrun", "workbench")
 ELSEWHERE = {
     "make demo": "sets a checkout up and runs for minutes; it is CI's own job",
     "make test": "these tests",
     "python3 -m venv .venv": "the environment that the tests run in",
+    ".venv/bin/pip install -c constraints.txt -e .": "the environment that the tests run in",
+    "source .venv/bin/activate": "the environment that the tests run in",
     "pip install -e workbench-norm-profile": "tests/test_third_party.py",
     "workbench run norm-profile": "tests/test_third_party.py",
     "pytest workbench-norm-profile": "tests/test_third_party.py",
@@ -118,6 +121,24 @@ def test_each_command_is_understood(line):
             configuration.build(plugin.Config, settings)
         if given.get("model"):
             registry().subject_source(given["model"].partition(":")[0])
+
+
+RENAMED = [
+    "make demos",
+    "python benchmarks/circuit_published.py",
+    "workbench capture --model zoo:pycode --data python-stdlib --hooks hook_embed --out acts/",
+    "workbench capture --model zooo:pycode --data python-stdlib --hook hook_embed --out acts/",
+    "workbench run sea --store acts/",
+    "workbench run sae --set train.learning_rate=1e-3",
+    "workbench run sae --set k=many",
+    "workbench store information acts/",
+]
+
+
+@pytest.mark.parametrize("line", RENAMED)
+def test_what_has_another_name_is_found(line):
+    with pytest.raises((AssertionError, UserError)):
+        test_each_command_is_understood(line)
 
 
 @pytest.mark.parametrize(
