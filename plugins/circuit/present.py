@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.special import stdtrit
 
 from workbench.plugins.circuit.controls import layers
 from workbench.plugins.circuit.drawing import MOST_EDGES, draw_circuit
@@ -166,12 +167,13 @@ def add_metrics(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -
         )
     copies = frames["copies"]
     if len(copies):
-        nodes = copies[copies["units"] == "nodes"]["auc"]
+        mean, around = over_copies(copies)
         result.add_metric(
             "negative_control",
-            float(nodes.mean()),
-            description=f"mean area of nodes over {copies['copy'].nunique()} copies with random weights and all "
-            "methods; should be about 0.5",
+            mean,
+            description=f"mean area of nodes over all methods and {copies['copy'].nunique()} copies with random weights"
+            "; 95 % interval over copies (Student's), which should contain 0.5",
+            **around,
         )
     elif len(frames["areas"]):
         areas = frames["areas"]
@@ -181,6 +183,19 @@ def add_metrics(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -
             value,
             description="CMD of random scores: what a method must lie below to have found anything",
         )
+
+
+def over_copies(copies: pd.DataFrame) -> tuple[float, dict[str, float]]:
+    """Return the mean area of nodes over copies with random weights, and its interval where there are several.
+
+    Methods look at the same copies, so a copy counts once, by its mean over methods.
+    """
+    each = copies[copies["units"] == "nodes"].groupby("copy")["auc"].mean()
+    mean, n = float(each.mean()), len(each)
+    if n < 2:
+        return mean, {}
+    half = float(stdtrit(n - 1, 0.975) * each.std(ddof=1) / n**0.5)
+    return mean, {"lo": mean - half, "hi": mean + half}
 
 
 def add_figures(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -> None:
@@ -195,7 +210,7 @@ def add_figures(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -
             "circuit",
             draw_circuit(graph, found.circuit, scores, known),
             description=f"The circuit by {found.shown_by}: {n} edges{told}, from early layers on the left to the "
-            f"logits. Width: size of score; dashed: it works against the answer.{colours}",
+            f"logits. Width: size of score; dashed: below 0, as of an edge that works against the answer.{colours}",
         )
     if len(frames["truth"]):
         result.add_figure(
@@ -208,7 +223,8 @@ def add_figures(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -
     result.add_figure(
         "nodes",
         nodes_figure(graph, {method: each.node_mean for method, each in found.scores.items()}, known),
-        description=f"Scores of nodes by method.{framed}",
+        description=f"Scores of nodes by method: what the metric ({found.pairs.metric}) loses without the node; "
+        f"discrete SAE: codes that occur on the task only.{framed}",
     )
     if len(frames["curve"]):
         result.add_figure(

@@ -80,7 +80,29 @@ def told_of_truth(found: Found, frames: dict[str, pd.DataFrame]) -> list[str]:
             "half there, since those at the input and the logits are large in any network: hold them against labels "
             "permuted among edges of a kind."
         )
-    return [text]
+    return [text, *wrong_signs(found)]
+
+
+def wrong_signs(found: Found) -> list[str]:
+    """Say which edges of a planted circuit a method scores below 0: each of them helps, by construction."""
+    assert found.known is not None
+    graph, told = found.graph, []
+    if not found.known.complete:  # a published circuit may have edges that work against the answer
+        return []
+    for method, scores in found.scores.items():
+        if scores.edges is None:
+            continue
+        below = np.argwhere(found.known.edges & (scores.edge_mean < 0))
+        told += [
+            f"{NAMES[method]} gives {graph.sources[i]} → {graph.destinations[j]} {scores.edge_mean[i, j]:.3g}"
+            for i, j in below
+        ]
+    if not told:
+        return []
+    return [
+        f"Edges of the known circuit below 0: {'; '.join(told)}. Every one of them helps, and patching it shows that: "
+        "a mean of gradients need not have the sign of the whole change. CPR takes edges by signed score, and suffers."
+    ]
 
 
 def shadow_finding(found: Found) -> str:

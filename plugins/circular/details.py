@@ -53,12 +53,11 @@ def plane_rows(
         draws = separability_draws(xy, weights[:, group])
         # what resampling itself adds to a histogram's bias is taken off, so that the interval lies around the value
         lo, hi = percentile_interval(draws + (plane.separability - separability_draws(xy, np.ones((1, len(xy))))[0]))
-        sweep = mixture_sweep(xy)
-        resampled = [
-            mixture_sweep(np.repeat(xy, weight[group].astype(int), axis=0)) - sweep
-            for weight in weights[:MIXTURE_DRAWS]
-        ]
-        m_lo, m_hi = percentile_interval(np.array(resampled) + plane.mixture)
+        resampled = np.array(
+            [mixture_sweep(np.repeat(xy, weight[group].astype(int), axis=0)) for weight in weights[:MIXTURE_DRAWS]]
+        )
+        # likewise of a largest share, which is larger still in most resamples
+        m_lo, m_hi = percentile_interval((resampled - resampled.mean() + plane.mixture).clip(0, 1))
         shape = roundness(xy)
         rows.append(
             {

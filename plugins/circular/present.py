@@ -245,19 +245,18 @@ def reading(findings: Findings, frames: dict[str, pd.DataFrame]) -> list[str]:
         names = frequencies_text(feature.named) if feature.named else "no frequency"
         shares = ", ".join(f"{f}: {feature.rings.shares[f - 1]:.2f}" for f in feature.by_share[:6])
         said.append(
-            f"{feature.label.name} (cluster {', '.join(map(str, feature.ranks))}): {names} stand out among random "
-            f"orders of the classes; shares {shares}."
+            f"{feature.label.name} (cluster {', '.join(map(str, feature.ranks))}): what stands out among random orders "
+            f"of the classes is {names}; shares {shares}."
         )
     moves = frames["interventions"]
     for label in dict.fromkeys(moves["label"]) if len(moves) else []:
         mine = moves[moves["label"] == label].set_index("way")
         prompts = frames["prompts"].set_index("label").loc[label]
-        told = "; ".join(
-            f"{way}: {_share(mine.loc[way])}" for way in mine.index if not way.startswith(("random plane", "frequenc"))
-        )
+        told = "; ".join(f"{way}: {_share(mine.loc[way])}" for way in mine.index if _told(way))
         said.append(
             f"{label}: the subject answers {prompts['n_right']} of {prompts['n']} prompts; scored are "
-            f"{prompts['n_scored_right']} that it answers ({prompts['scored']}). Answers moved as intended — {told}."
+            f"{prompts['n_scored_right']} that it answers ({prompts['scored']}), of {mine['n_problems'].iloc[0]} "
+            f"problems, which are the trials of the intervals. Answers moved as intended: {told}."
         )
     removal = frames["removal"]
     for label in dict.fromkeys(removal["label"]) if len(removal) else []:
@@ -270,6 +269,11 @@ def reading(findings: Findings, frames: dict[str, pd.DataFrame]) -> list[str]:
         least = f"; the least of random and other ones: {others['right'].min():.3f}" if len(others) else ""
         said.append(f"{label}, accuracy when taken out at its tokens: {told}{least}.")
     return said + findings.notes
+
+
+def _told(way: str) -> bool:
+    """Return whether an intervention is told in words: what is moved, what it is held against, and what is random."""
+    return way == "none" or way.startswith(("all: from", "whole feature", "best plane", "random subspace"))
 
 
 def _share(row: pd.Series[Any]) -> str:

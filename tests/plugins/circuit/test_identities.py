@@ -157,6 +157,52 @@ def test_paths_are_complete(subject, graph, pairs):
     assert errors["midpoint"] < errors["left"]
 
 
+def naive_logits(weights, ids, embedded, leaves):
+    """Attention-only decoder without norms or biases by loops over heads; every read of the stream is a leaf."""
+    stream = embedded + weights["pos_embed.weight"][: len(ids)]
+    values = [embedded]
+    for layer in range(3):
+        q, k, v, o = (weights[f"stack.blocks.{layer}.attn.{name}.weight"] for name in "qkvo")
+        added = []
+        for head in range(4):
+            at, reads = slice(3 * head, 3 * head + 3), {}
+            for which in "qkv":
+                leaves[f"a{layer}.h{head}<{which}>"] = zero = torch.zeros_like(stream, requires_grad=True)
+                reads[which] = stream + zero
+            scores = (reads["q"] @ q[at].T) @ (reads["k"] @ k[at].T).T / 3**0.5
+            pattern = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(-1)
+            added.append(pattern @ (reads["v"] @ v[at].T) @ o[:, at].T)
+        values += added
+        stream = stream + sum(added)
+    leaves["logits"] = zero = torch.zeros_like(stream, requires_grad=True)
+    return values, ((stream + zero) @ weights["unembed.weight"].T)[-1]
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig"])
+def test_attribution_is_a_naive_sum_of_gradients(method, random_subject, pairs):
+    """One example at a time, the network written out from its weights: equal to rounding, signs and all."""
+    bare = {f"{name}_bias": False for name in ("query", "key", "value", "out")}
+    subject = random_subject(norm="none", d_mlp=0, n_layers=3, **bare)
+    graph, weights = Graph.of(subject), dict(subject.network.named_parameters())
+    want = np.zeros(graph.real.shape)
+    alphas = [1.0] if method == "eap" else [(k + 0.5) / 4 for k in range(4)]
+    for clean, corrupted, right, wrong in zip(CLEAN, CORRUPTED, pairs.answer, pairs.wrong, strict=True):
+        ends = [weights["embed.weight"][ids].detach() for ids in (clean, corrupted)]
+        now, then = (naive_logits(weights, clean, end, {})[0] for end in ends)
+        change = torch.stack(then) - torch.stack(now)
+        for alpha in alphas:
+            leaves = {}
+            logits = naive_logits(weights, clean, ends[1] + alpha * (ends[0] - ends[1]), leaves)[1]
+            (logits[list(right)].mean() - logits[list(wrong)].mean()).backward()
+            for name, leaf in leaves.items():
+                found = (change * leaf.grad).sum((1, 2)).detach().numpy()
+                want[:, graph.destinations.index(name)] -= found / len(alphas) / len(CLEAN)
+    want = np.where(graph.real, want, 0)
+    steps = {"steps": 4} if method == "eap-ig" else {}
+    np.testing.assert_allclose(attribute(subject, pairs, graph, method=method, **steps).edges, want, atol=1e-12)
+    assert np.abs(want).max() > 0.1
+
+
 def test_batches_and_padding_change_nothing(subject, graph, pairs):
     whole = attribute(subject, pairs, graph, method="eap-ig", steps=2, batch_size=3)
     alone = attribute(subject, pairs, graph, method="eap-ig", steps=2, batch_size=1)

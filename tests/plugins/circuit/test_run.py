@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import networkx
 import numpy as np
+import pandas as pd
 import pytest
 
 from workbench.context import Context, Inputs
 from workbench.errors import UserError
 from workbench.plugins.circuit import Circuit, CircuitConfig, SaeConfig
 from workbench.plugins.circuit.curves import Ends
+from workbench.plugins.circuit.present import over_copies
 from workbench.plugins.circuit.tasks.ioi import IndirectObject
 
 QUICK = CircuitConfig(
@@ -63,6 +65,26 @@ def test_tables_say_what_is_known(result):
     assert np.allclose(whole["faithfulness"], 1, atol=1e-4)
     assert set(result.tables["minimality"]["node"]) >= set(nodes["node"][:3])
     assert result.tables["copies"]["auc"].between(0, 1).all()
+
+
+@pytest.mark.slow
+def test_edges_of_the_wrong_sign_are_named(result):
+    """Gradients along a path may have another sign than the whole change; every edge of a planted circuit helps."""
+    edges = result.tables["edges"]
+    text = " ".join(result.sections["how-to-read"].data)
+    edges = edges[edges["known"]]
+    for _, row in edges[edges["eap-ig"] < 0].iterrows():
+        assert f"EAP-IG gives {row['source']} → {row['destination']} -" in text
+    assert ("Edges of the known circuit below 0" in text) == bool((edges[["eap", "eap-ig"]] < 0).any(axis=None))
+
+
+def test_the_control_is_a_mean_over_copies_with_its_interval():
+    rows = [(0, "nodes", 0.3), (0, "nodes", 0.5), (1, "nodes", 0.5), (1, "nodes", 0.7), (0, "edges", 0.9)]
+    mean, around = over_copies(pd.DataFrame(rows, columns=["copy", "units", "auc"]))
+    half = 12.7062047 * np.std([0.4, 0.6], ddof=1) / np.sqrt(2)  # Student's t of one degree of freedom, from a table
+    assert mean == pytest.approx(0.5)
+    assert around == {"lo": pytest.approx(0.5 - half), "hi": pytest.approx(0.5 + half)}
+    assert over_copies(pd.DataFrame(rows[:2], columns=["copy", "units", "auc"])) == (pytest.approx(0.4), {})
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def test_the_planted_circle_comes_first_with_its_name_and_frequency(result, plan
     assert best["order"] == pytest.approx(1)
     assert best["radius_variation"] < 0.1
     assert best["s_lo"] < best["separability"] < best["s_hi"]
+    assert best["m_lo"] < best["mixture"] < best["m_hi"]
     parts = result.weights["feature.day"]["parts"].numpy()
     _, _, axes = planted
     assert np.abs(parts[0] @ axes[:2].T).max() > 0.9  # in the planted plane, and nowhere else
