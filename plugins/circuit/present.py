@@ -167,13 +167,14 @@ def add_metrics(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -
         )
     copies = frames["copies"]
     if len(copies):
-        mean, around = over_copies(copies)
+        mean, lo, hi = over_copies(copies)
         result.add_metric(
             "negative_control",
             mean,
             description=f"mean area of nodes over all methods and {copies['copy'].nunique()} copies with random weights"
             "; 95 % interval over copies (Student's), which should contain 0.5",
-            **around,
+            lo=lo,
+            hi=hi,
         )
     elif len(frames["areas"]):
         areas = frames["areas"]
@@ -185,7 +186,7 @@ def add_metrics(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -
         )
 
 
-def over_copies(copies: pd.DataFrame) -> tuple[float, dict[str, float]]:
+def over_copies(copies: pd.DataFrame) -> tuple[float, float | None, float | None]:
     """Return the mean area of nodes over copies with random weights, and its interval where there are several.
 
     Methods look at the same copies, so a copy counts once, by its mean over methods.
@@ -193,9 +194,9 @@ def over_copies(copies: pd.DataFrame) -> tuple[float, dict[str, float]]:
     each = copies[copies["units"] == "nodes"].groupby("copy")["auc"].mean()
     mean, n = float(each.mean()), len(each)
     if n < 2:
-        return mean, {}
+        return mean, None, None
     half = float(stdtrit(n - 1, 0.975) * each.std(ddof=1) / n**0.5)
-    return mean, {"lo": mean - half, "hi": mean + half}
+    return mean, mean - half, mean + half
 
 
 def add_figures(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -> None:
