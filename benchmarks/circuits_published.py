@@ -14,13 +14,17 @@ columns divide the outputs by their root mean square, as `workbench run circuit`
 from __future__ import annotations
 
 import argparse
+import functools
 
 import numpy as np
 from measuring import machine
 
 import workbench as wb
+from workbench.errors import UserError
 from workbench.plugins.circuit.known import published
 from workbench.plugins.circuit.paper import run_trials
+from workbench.plugins.circuit.tasks.task import Prompts
+from workbench.subjects.protocol import Subject
 
 MODELS = {"ioi": "gpt2", "greater-than": "gpt2", "docstring": "attn_only"}
 
@@ -28,6 +32,18 @@ MODELS = {"ioi": "gpt2", "greater-than": "gpt2", "docstring": "attn_only"}
 def told(values: np.ndarray) -> str:
     """Write mean and standard deviation."""
     return f"{values.mean():.3f} ({values.std(ddof=1) if len(values) > 1 else float('nan'):.3f})"
+
+
+@functools.cache
+def subject_at(address: str) -> Subject:
+    """Load a model, once for all tasks that ask for it."""
+    return wb.load_subject(address)
+
+
+def made_for(name: str, address: str, n: int, seed: int) -> tuple[Subject, Prompts]:
+    """Return the model of a task, and its prompts for it."""
+    subject = subject_at(address)
+    return subject, wb.load_dataset(name).make(subject, n, np.random.default_rng(seed))
 
 
 def main() -> None:
@@ -43,11 +59,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     records = {record["task"]: record for record in published() if record["labels"] == args.labels}
+    try:  # of all tasks before the first is measured: a model or tokenizer that does not fit is known at once
+        made = {name: made_for(name, getattr(args, MODELS[name]), args.examples, args.seed) for name in args.tasks}
+    except UserError as error:
+        parser.error(str(error))
     print(f"{'task':<14}{'':<7}{'published':>15}{'ours, raw':>15}{'ours, scaled':>15}   silent raw / scaled")
     for name in args.tasks:
         record = records[name]
-        subject = wb.load_subject(getattr(args, MODELS[name]))
-        prompts = wb.load_dataset(name).make(subject, args.examples, np.random.default_rng(args.seed))
+        subject, prompts = made[name]
         raw, scaled = (
             run_trials(subject, record, prompts, trials=args.trials, scaled=each, seed=args.seed)
             for each in (False, True)
@@ -56,7 +75,7 @@ def main() -> None:
             mean, sd = record["published"][key]
             ours = "".join(f"{told(getattr(each, key)):>15}" for each in (raw, scaled))
             silent = f"{raw.silent.mean():.2f} / {scaled.silent.mean():.2f}"
-            print(f"{name:<14}{row:<7}{f'{mean:.3f} ({sd:.3f})':>15}{ours}   {silent}")
+            print(f"{name:<14}{row:<7}{f'{mean:.3f} ({sd:.3f})':>15}{ours}   {silent}", flush=True)
     print(f"labels {args.labels}, {args.trials} trials, {args.examples} + {args.examples} prompts; {machine()}")
 
 
