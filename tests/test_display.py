@@ -51,6 +51,16 @@ def test_each_part_of_a_result_shows_itself(result, part, name, shown):
     assert shown in getattr(result, part)[name]._repr_html_()
 
 
+@pytest.mark.parametrize(("part", "shown"), [
+    ("metrics", "0.920 to 0.940"), ("tables", "8 of 20 rows"), ("figures", "data:image/svg+xml"),
+])  # fmt: skip
+def test_all_parts_of_a_kind_show_themselves(result, part, shown, tmp_path):
+    result.save(tmp_path)
+    for holding in (result, Result.load(tmp_path)):
+        assert shown in getattr(holding, part)._repr_html_()
+    assert "none" in getattr(Result(), part)._repr_html_()
+
+
 def test_a_run_shows_what_ran(result, tmp_path):
     result.save(tmp_path)
     manifest = {"plugin": "sparse-probe", "help": "Which?", "subject": {"address": "zoo:pycode"}, "identity": "ab"}

@@ -315,7 +315,7 @@ def test_data_and_stores(folder):
     assert type_page("docs/store.md") == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dictionaries(folder):
     have_store()
     have_dictionary()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.dictionary import Dictionary
     from workbench.generation import Generation
     from workbench.results import Figure, Metric, Result
+    from workbench.results_parts import Parts
     from workbench.results_table import Table
     from workbench.runs import Run
     from workbench.subjects.protocol import Subject
@@ -36,6 +37,19 @@ def table_html(table: "Table") -> str:
 def figure_html(figure: "Figure") -> str:
     """Return a figure's HTML: the image and its caption."""
     return _fragment(figures=[_figure("", figure)])
+
+
+def parts_html(parts: "Parts[Any]") -> str:
+    """Return the HTML of a result's metrics, of its tables or of its figures."""
+    from workbench.results_parts import Figure, Metric
+    from workbench.results_table import Table
+
+    return _fragment(
+        metrics=[_metric(name, part) for name, part in parts.items() if isinstance(part, Metric)],
+        figures=[_figure(name, part) for name, part in parts.items() if isinstance(part, Figure)],
+        tables=[_table(name, part) for name, part in parts.items() if isinstance(part, Table)],
+        facts=[] if parts else [("", "none")],
+    )
 
 
 def result_html(result: "Result") -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
-from workbench.results_parts import Figure, File, Metric, Section, Weights
+from workbench.results_parts import Figure, File, Metric, Parts, Section, Weights
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -56,10 +56,10 @@ class Result:
     0.93
     """
 
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    tables: "dict[str, Table]" = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=Parts)
+    tables: "dict[str, Table]" = field(default_factory=Parts)
     arrays: "dict[str, xarray.DataArray]" = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=Parts)
     weights: dict[str, Weights] = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
     files: dict[str, File] = field(default_factory=dict)

@@ -137,8 +137,8 @@ def load_shown(folder: Path) -> Result:
     """
     index = read_index(folder)
     result = Result(folder=folder)
-    metrics = _read(folder / "metrics.json", _json_from_file)
-    result.metrics = {name: _metric_from_json(metric) for name, metric in metrics.items()}
+    for name, metric in _read(folder / "metrics.json", _json_from_file).items():
+        result.metrics[name] = _metric_from_json(metric)
     for name, about in index["tables"].items():
         frame = _read(folder / "tables" / f"{name}.parquet", pandas.read_parquet)
         result.tables[name] = Table(frame, about["description"], about["units"])

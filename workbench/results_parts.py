@@ -3,11 +3,22 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import matplotlib.figure
     import torch
+
+T = TypeVar("T")
+
+
+class Parts(dict[str, T]):
+    """Parts of one kind by name, which show themselves in a notebook."""
+
+    def _repr_html_(self) -> str:
+        from workbench.display import parts_html
+
+        return parts_html(self)
 
 
 @dataclass(frozen=True)
