@@ -13,7 +13,7 @@ from workbench.plugins.second_order.published import offset, published_hook_poin
 from workbench.plugins.second_order.tracing import Trace, trace
 from workbench.subjects.protocol import Batch, Subject
 
-FEW_IMAGES = 4
+FEW_IMAGES = 4  # up to so many, a product per image costs less than writing the values of single paths down
 BLOCK_BYTES = 64 * 2**20  # of the largest array that a block of neurons makes
 
 
@@ -68,20 +68,28 @@ def second_order_effects(
         second_order_effects(subject, subject.batch(images), 9, convention="published", normalize=True, scale=100)
     """
     paths = ValuePaths(subject, layer, convention)
-    chosen = range(subject.d_mlp)[neurons]
     more = published_hook_points(subject, layer) if convention == "published" else ()
     traced = trace(subject, batch, [layer], more)
-    out = torch.empty(len(traced.output), len(chosen), paths.n_output, dtype=paths.dtype, device=subject.device)
-    post = traced.post(layer)[:, :, neurons]
-    mixing = traced.mixing(paths)
-    for block in blocks(len(chosen), paths, len(out)):
-        of_block = paths.carry(paths.neurons(neurons)[block])
-        out[:, block] = combine(coefficients(mixing, post[:, :, block]), of_block)
+    out = traced_effects(traced, paths, neurons)
     if convention == "published":
         out += offset(paths, traced)[:, None]
     if normalize:
         out /= lengths(traced)[:, None, None]
     return out * scale if scale != 1 else out
+
+
+def traced_effects(traced: Trace, paths: ValuePaths, neurons: slice = slice(None)) -> Tensor:
+    """Return the effects [batch, neuron, output] from a forward pass that was made already, biases left out."""
+    chosen = range(traced.subject.d_mlp)[neurons]
+    out = torch.empty(len(traced.output), len(chosen), paths.n_output, dtype=paths.dtype, device=traced.output.device)
+    mixed = coefficients(traced.mixing(paths), traced.post(paths.layer)[:, :, neurons])
+    vectors = paths.neurons(neurons)
+    for block in blocks(len(chosen), paths, len(out)):
+        if len(out) <= FEW_IMAGES:
+            out[:, block] = paths.carry_weighed(mixed[:, :, block], vectors[block])
+        else:
+            out[:, block] = combine(mixed[:, :, block], paths.carry(vectors[block]))
+    return out
 
 
 def coefficients(mixing: Tensor, post: Tensor) -> Tensor:

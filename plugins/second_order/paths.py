@@ -84,6 +84,7 @@ class ValuePaths:
         self.dtype = working_dtype(subject)
         self.branches = branches(subject, self.dtype)
         self.reads = torch.cat([self._reads(each) for each in self.layers])
+        self._reads_of_all = self.reads.permute(1, 0, 2).flatten(1)  # [d_model, path * d_head]: one product, not many
         self.writes = torch.stack([torch.cat([self._writes(each, b) for each in self.layers]) for b in self.branches])
 
     @property
@@ -131,10 +132,37 @@ class ValuePaths:
         d = self.subject.d_model
         return self.weight_or("b_out", self.layer, 0.0, d) * self.weight_or("ls2", self.layer, 1.0, d)
 
+    def read(self, vectors: Tensor) -> Tensor:
+        """Return what each head reads of vectors [n, d_model], [n, later layer * head, d_head]."""
+        return (vectors @ self._reads_of_all).view(len(vectors), len(self.reads), -1)
+
     def carry(self, vectors: Tensor) -> Tensor:
         """Return what vectors [n, d_model] contribute through each path, [path, n, output], at a mixing weight of 1."""
-        values = torch.einsum("nm,pme->pne", vectors, self.reads)
+        values = self.read(vectors).transpose(0, 1)
         return torch.cat([torch.bmm(values, writes) for writes in self.writes])
+
+    def carry_weighed(self, weights: Tensor, vectors: Tensor) -> Tensor:
+        """Return what vectors contribute through all paths together, in each image by weights of its own.
+
+        One product per image over paths and head dimensions: the contributions of single paths are never written down.
+
+        Parameters
+        ----------
+        weights : Tensor
+            [batch, path, n].
+        vectors : Tensor
+            [n, d_model].
+
+        Returns
+        -------
+        Tensor [batch, n, output]
+        """
+        read = self.read(vectors)
+        out = read.new_zeros(len(weights), len(vectors), self.n_output)
+        for image, of_image in enumerate(weights.view(len(weights), len(self.branches), len(self.reads), -1)):
+            for weight, writes in zip(of_image, self.writes.flatten(1, 2), strict=True):
+                out[image].addmm_((read * weight.T[:, :, None]).flatten(1), writes)
+        return out
 
     def carry_mixed(self, mixed: Tensor) -> Tensor:
         """Return the contribution of vectors that were mixed over tokens path by path.
