@@ -113,6 +113,8 @@ def local_cluster(workers: int | None, memory: str | None, n_jobs: int) -> Itera
         "distributed.worker.memory.spill": False,
         "distributed.worker.profile.enabled": False,  # it keeps call stacks of each second of the last hour
         "distributed.worker.memory.target": False,
+        "distributed.admin.tick.interval": "1s",  # 50 looks a second at whether the loop of each process is late
+        "distributed.admin.system-monitor.interval": "10s",  # of interest on a dashboard alone
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
     }
     with dask.config.set(settings):

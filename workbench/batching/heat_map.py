@@ -126,6 +126,9 @@ def draw(shown: HeatMap, *, rows: list[str], columns: list[str], unit: str = "")
         bar = figure.colorbar(image, ax=axes[:n], shrink=0.8, pad=0.02)
         bar.set_label(shown.measure + (f" ({unit})" if unit else ""), fontsize=9)
         bar.outline.set_visible(False)
+    if (engine := figure.get_layout_engine()) is not None:  # once, not for each format: it takes longer than drawing
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     return figure
 
 
