@@ -22,7 +22,7 @@ from measuring import machine
 import workbench as wb
 from workbench.errors import UserError
 from workbench.plugins.circuit.known import published
-from workbench.plugins.circuit.paper import run_trials
+from workbench.plugins.circuit.paper import outputs_of, run_trials
 from workbench.plugins.circuit.tasks.task import Prompts
 from workbench.subjects.protocol import Subject
 
@@ -67,8 +67,9 @@ def main() -> None:
     for name in args.tasks:
         record = records[name]
         subject, prompts = made[name]
+        outputs = outputs_of(subject, prompts)
         raw, scaled = (
-            run_trials(subject, record, prompts, trials=args.trials, scaled=each, seed=args.seed)
+            run_trials(subject, record, prompts, trials=args.trials, scaled=each, seed=args.seed, outputs=outputs)
             for each in (False, True)
         )
         for row, key in (("node", "node"), ("“edge”", "node_via_pairs")):

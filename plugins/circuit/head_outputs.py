@@ -73,7 +73,7 @@ def mean_head_outputs(
     for start in range(0, len(tokens), batch_size):
         prompts = tokens.prompts(start, start + batch_size)
         batch = subject.batch(prompts)
-        captured = subject.capture(batch, names)
+        captured = subject.run(batch, capture=names, stop_after=names[-1]).captured  # no logits are needed
         layers = []
         for layer, name in enumerate(names):
             share = batch.mask / batch.mask.sum(1, keepdim=True)

@@ -43,6 +43,7 @@ def run_trials(
     scaled: bool = False,
     seed: int = 0,
     batch_size: int = 32,
+    outputs: np.ndarray | None = None,
     on_trial: Callable[[], object] | None = None,
 ) -> Trials:
     """Repeat the paper's measurement.
@@ -64,6 +65,8 @@ def run_trials(
         Of the trials.
     batch_size : int
         Prompts in a pass.
+    outputs : array [example, head, d_model], optional
+        From `outputs_of`, where it was made for other trials already.
     on_trial : callable, optional
         Called after each trial.
 
@@ -74,17 +77,22 @@ def run_trials(
     """
     graph = Graph.of(subject)
     truth = published_circuit(record, graph).nodes[graph.head_sources]
-    both = [with_beginning(subject, tokens) for tokens in (prompts.positives, prompts.negatives)]
-    X = np.concatenate([mean_head_outputs(subject, tokens, batch_size) for tokens in both])
+    X = outputs_of(subject, prompts, batch_size) if outputs is None else outputs
     settings = SaeSettings(penalty=record["penalty"], scaled=scaled)
     found: list[tuple[float, float, float]] = []
     for trial in range(trials):
-        codes = discrete_codes(X, len(both[0]), [np.random.default_rng([seed, trial])], settings)
+        codes = discrete_codes(X, len(prompts.positives), [np.random.default_rng([seed, trial])], settings)
         via = node_via_pairs(codes.pair_scores())[0]
         found.append((roc_auc(truth, codes.node_scores()[0]), roc_auc(truth, via), float(codes.silent[0])))
         if on_trial is not None:
             on_trial()
     return Trials(*np.array(found).reshape(-1, 3).T)
+
+
+def outputs_of(subject: Subject, prompts: Prompts, batch_size: int = 32) -> np.ndarray:
+    """Return mean outputs of heads on positive, then negative prompts [example, head, d_model]."""
+    both = (with_beginning(subject, tokens) for tokens in (prompts.positives, prompts.negatives))
+    return np.concatenate([mean_head_outputs(subject, tokens, batch_size) for tokens in both])
 
 
 def with_beginning(subject: Subject, tokens: Tokens) -> Tokens:
