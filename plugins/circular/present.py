@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from workbench.plugins.circular.discovery import Found
     from workbench.plugins.circular.run import Findings
 
+LEVEL = 0.05  # of p-values, after correction
 OVER = "95 % interval over problems (an operand and an offset, in all phrasings)"
 TABLES = {
     "clusters": "Clusters of latents, best first: score, the mean of (1 - M)·S over planes. circularity: the "
@@ -67,7 +68,12 @@ def present(context: Context, findings: Findings) -> Result:
         frames["clusters"].insert(2, "tokens", strongest_tokens(context, findings))
     result = Result()
     add_metrics(result, findings, frames)
-    result.add_section("how-to-read", "text", reading(findings, frames), "What was done, and how far to trust it.")
+    result.add_section(
+        "how-to-read",
+        "text",
+        reading(findings, frames, context.config.null.draws),
+        "What was done, and how far to trust it.",
+    )
     add_figures(context, result, findings, frames)
     for name, description in TABLES.items():
         if len(frames[name]):
@@ -96,7 +102,7 @@ def present(context: Context, findings: Findings) -> Result:
 def add_metrics(result: Result, findings: Findings, frames: dict[str, pd.DataFrame]) -> None:
     """Add the ranks of what was named, the main interventions, and the negative controls."""
     clusters = frames["clusters"]
-    good = int((clusters["p_holm"] < 0.05).sum()) if len(clusters) else 0
+    good = int((clusters["p_holm"] < LEVEL).sum()) if len(clusters) else 0
     result.add_metric(
         "clusters",
         len(clusters),
@@ -225,21 +231,28 @@ def roundest(found: Found) -> PlaneScore:
     return max(found.planes, key=value)
 
 
-def reading(findings: Findings, frames: dict[str, pd.DataFrame]) -> list[str]:
-    """Say in words what was found, and what to beware of."""
+def reading(findings: Findings, frames: dict[str, pd.DataFrame], n_draws: int) -> list[str]:
+    """Say in words what was found, and what to beware of; `n_draws` random clusters at most were drawn for each."""
     clusters = frames["clusters"]
     said = [
         "Latents whose directions are near each other make up clusters. What a cluster reconstructs is scored in "
         "the planes of its principal components: separability S (0: two independent features share the plane) and "
         "ε-mixture M (near 1: features that do not occur together). Cyclic labels give names; the ranking knows none."
     ]
-    good = clusters[clusters["p_holm"] < 0.05] if len(clusters) else clusters
+    good = clusters[clusters["p_holm"] < LEVEL] if len(clusters) else clusters
     if len(good):
         told = ", ".join(f"{row['rank']} ({row['label'] or 'no label'})" for _, row in good.iterrows())
         said.append(f"Rounder than chance after correction for {len(clusters)} clusters: {told}.")
     else:
         said.append(
             f"None of {len(clusters)} clusters is rounder than chance after correction: nothing circular was found."
+        )
+    n_tested = int(clusters["p"].notna().sum()) if len(clusters) else 0
+    lowest = n_tested / (n_draws + 1)
+    if lowest >= LEVEL:
+        said[-1] += (
+            f" With null.draws={n_draws} no p-value lies below {1 / (n_draws + 1):.2g}, nor below {min(lowest, 1):.2g} "
+            f"after correction for {n_tested} clusters: none could pass. Set it to {int(n_tested / LEVEL)} or more."
         )
     for feature in findings.features:
         names = frequencies_text(feature.named) if feature.named else "no frequency"

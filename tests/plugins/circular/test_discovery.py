@@ -105,6 +105,8 @@ def test_permuted_labels_name_nothing_and_unlabelled_stores_are_welcome(result, 
     assert not result.tables["clusters"]["label"].isin(["hour"]).any()
     assert {"clusters", "ranking", "frequencies"} <= set(result.figures)
     assert "day" in result.sections["how-to-read"].data[2]
+    hopeless = result.tables["clusters"]["p"].notna().sum() / (QUICK.null.draws + 1) >= 0.05
+    assert ("none could pass" in result.sections["how-to-read"].data[1]) == hopeless
 
 
 @pytest.mark.slow
