@@ -73,9 +73,9 @@ def summarise(plan: Plan, out: Path, failed: Sequence[tuple[Job, Failure]], meas
         result.add_table(
             "failed",
             failures_frame(failed),
-            description="Jobs that were set aside. 'wrong input' is not tried again by the same call, 'error' was, and "
-            "'worker died' is a job over which its worker crashed or ran out of memory. The same command tries them "
-            "again; failed/JOB.json has the whole traceback.",
+            description="Jobs that were set aside. 'wrong input' is not tried again by the same call, 'error' was, "
+            "'worker died' is a job over which its worker crashed or ran out of memory, 'too long' one that had no "
+            "time left. The same command tries them again; failed/JOB.json has the message and the traceback.",
         )
     result.add_table(
         TABLE,
@@ -132,7 +132,8 @@ def add_heat_maps(result: Result, table: pd.DataFrame, plan: Plan, measure: str 
             )
             text = f"{name} of {plugin}; under each value its interval, as the jobs state it."
             if "seed" in axes and "seed" not in (arranged.rows, arranged.columns):
-                text += f" Mean over {len(values['seed'])} seeds, with the widest of their intervals."
+                which = "" if set(mine["job"]) >= {job.identity for job in jobs} else " (those that are done)"
+                text += f" Mean over {len(values['seed'])} seeds{which}, with the widest of their intervals."
             if arranged.n_left_out:
                 text += f" The first {MOST_PANELS} panels; {arranged.n_left_out} more are in the table."
             result.add_figure(f"heat-map-{plugin}-{number + 1}", figure, description=text)

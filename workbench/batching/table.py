@@ -14,6 +14,7 @@ from workbench.batching.jobs import Job, text_of
 if TYPE_CHECKING:
     import pandas as pd
 
+LONGEST = 400  # characters of an error that the table has
 NAMED = ("hook_point", "label")  # what a metric's name may hold of its job
 
 
@@ -94,7 +95,7 @@ def measure_of(metric: str, job: Job) -> str:
 
 
 def failures_frame(failed: Sequence[tuple[Job, Any]]) -> pd.DataFrame:
-    """Return a row for each job that was set aside: which, what kind of failure, and its error.
+    """Return a row for each job that was set aside: which, what kind of failure, and how its error begins.
 
     Parameters
     ----------
@@ -106,12 +107,12 @@ def failures_frame(failed: Sequence[tuple[Job, Any]]) -> pd.DataFrame:
     axes = list(dict.fromkeys(key for job, _ in failed for key in job.axes))
     rows = [
         {
-            "job": job.identity,
             "plugin": job.plugin,
             **{key: text_of(job.axes[key]) if key in job.axes else "" for key in axes},
             "kind": failure.kind,
-            "error": failure.error,
+            "error": failure.error if len(failure.error) <= LONGEST else f"{failure.error[: LONGEST - 1]}…",
             "tries": failure.tries,
+            "job": job.identity,
         }
         for job, failure in failed
     ]
