@@ -125,3 +125,14 @@ def test_jobs_that_end_their_worker_are_set_aside_and_their_neighbours_are_not(e
         "well": 1,
     }
     assert [path.name for path in (batch.out / "jobs").iterdir() if "." in path.name] == []
+
+
+def test_neighbours_in_the_same_process_are_not_blamed(environment, cluster_of, tmp_path):
+    batch = Batch(tmp_path, environment, "{n: [1, 2], way: [exit, well]}")
+    with cluster_of(tmp_path, "--nthreads", "4") as (_, address):
+        code, said = batch.end(batch.start("--scheduler", address))
+    assert code == 1
+    assert "2 of 4 jobs done, 2 failed" in said
+    failed = pd.read_parquet(batch.out / "tables/failed.parquet")
+    assert set(failed["way"]) == {"exit"}
+    assert set(failed["kind"]) == {"worker died"}
