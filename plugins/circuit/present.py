@@ -196,7 +196,7 @@ def over_copies(copies: pd.DataFrame) -> tuple[float, float | None, float | None
     if n < 2:
         return mean, None, None
     half = float(stdtrit(n - 1, 0.975) * each.std(ddof=1) / n**0.5)
-    return mean, mean - half, mean + half
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 def add_figures(result: Result, found: Found, frames: dict[str, pd.DataFrame]) -> None:

@@ -79,10 +79,14 @@ def test_edges_of_the_wrong_sign_are_named(result):
 
 
 def test_the_control_is_a_mean_over_copies_with_its_interval():
-    rows = [(0, "nodes", 0.3), (0, "nodes", 0.5), (1, "nodes", 0.5), (1, "nodes", 0.7), (0, "edges", 0.9)]
-    half = 12.7062047 * np.std([0.4, 0.6], ddof=1) / np.sqrt(2)  # Student's t of one degree of freedom, from a table
+    rows = [(0, "nodes", 0.3), (0, "nodes", 0.5), (1, "nodes", 0.35), (1, "nodes", 0.49), (0, "edges", 0.9)]
+    half = 12.7062047 * np.std([0.4, 0.42], ddof=1) / np.sqrt(2)  # Student's t of one degree of freedom, from a table
     found = over_copies(pd.DataFrame(rows, columns=["copy", "units", "auc"]))
-    assert found == (pytest.approx(0.5), pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    assert found == (pytest.approx(0.41), pytest.approx(0.41 - half), pytest.approx(0.41 + half))
+    assert over_copies(pd.DataFrame([(0, "nodes", 0.1), (1, "nodes", 0.9)], columns=["copy", "units", "auc"]))[1:] == (
+        0,
+        1,
+    )
     alone = over_copies(pd.DataFrame(rows[:2], columns=["copy", "units", "auc"]))
     assert alone == (pytest.approx(0.4), None, None)
 
