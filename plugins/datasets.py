@@ -93,7 +93,9 @@ def provide_datasets() -> list[DatasetSource]:
         ),
         DatasetSource("calendar", "days and months arithmetic in sentences, with operands and answer", load_calendar),
         DatasetSource("modular", "sums of two numbers modulo a prime, with operands and answer", load_modular),
-        DatasetSource("shapes", "rendered scenes of one object, or of two (shapes:two), with masks", load_shapes),
+        DatasetSource(
+            "shapes", "rendered scenes of one object, of two or four (shapes:two, shapes:four), with masks", load_shapes
+        ),
         DatasetSource("text", "a text file, or a folder of them: one document per file", load_text, looks_like("text")),
         DatasetSource(
             "jsonl", "JSON lines: one document per line, with fields and labels", load_jsonl, looks_like("jsonl")

@@ -20,9 +20,13 @@ class SegmentationConfig:
     images: Annotated[int, Option("images with masks, half of them to choose by; 0 for none", unit="images", ge=0)] = (
         400
     )
+    data: Annotated[
+        str | None,
+        Option("dataset whose pixels are labelled, asked class by class; by default the run's, shapes:four for shapes"),
+    ] = None
     neurons: Annotated[
         int | tuple[int, ...], Option("numbers of neurons to choose from on other images", unit="neurons", ge=1)
-    ] = (10, 20, 50, 100, 200, 400)
+    ] = (10, 25, 50, 100, 200, 400, 800)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class SecondOrderConfig:
 
     layer: Annotated[
         int | tuple[int, ...] | None,
-        Option("layers whose neurons are looked at; by default the three whose ablation changes most", ge=0),
+        Option("layers whose neurons are looked at; by default the five whose ablation changes most", ge=0),
     ] = None
     convention: Annotated[
         Literal["linear", "published"],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workbench.context import Context
 
 SECOND, FIRST, INDIRECT = "second order", "first order", "total indirect"
-N_LAYERS = 3  # looked at where none is named
+N_LAYERS = 5  # looked at where none is named
 
 
 def ablate(

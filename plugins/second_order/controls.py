@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BY_EFFECT, BY_ACTIVATION = "effects", "activations"
 CONTROLS = ("random weights", "random directions", "permuted labels")
+PERMUTED = 21  # times
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All neurons looked at, side by side: responses [image, neuron] by kind; [neuron] layer, number, what is named."""
+    """All neurons looked at, side by side.
+
+    Responses [image, neuron] by kind; [neuron] spread of the effect, layer, number, what is named.
+    """
 
     responses: dict[str, np.ndarray]
+    spread: np.ndarray
     layer: np.ndarray
     neuron: np.ndarray
     directions: np.ndarray
@@ -79,6 +84,7 @@ def gather(config: SecondOrderConfig, neurons: Mapping[int, Neurons], pool: Pool
             BY_EFFECT: np.concatenate([each.response for _, each in every], axis=1),
             BY_ACTIVATION: np.concatenate([each.peak for _, each in every], axis=1),
         },
+        np.concatenate([each.spread for _, each in every]),
         np.repeat([layer for layer, _ in every], sizes),
         np.concatenate([np.arange(size) for size in sizes]),
         np.concatenate([each.direction for _, each in every]),
@@ -112,9 +118,13 @@ def hold_to_account(
 
 
 def held_by(context: Context, what: str, response: str, candidates: Candidates, found: Selectivity) -> Held:
-    """Take the most selective neurons and hold what they are said to name against what they are selective for."""
+    """Take the most selective neurons and hold what they are said to name against what they are selective for.
+
+    Between neurons that are equally selective, as those are that tell a concept apart without a fault, the larger
+    effect comes first.
+    """
     config = context.config
-    best = np.argsort(-found.value, kind="stable")[: config.selective]
+    best = np.lexsort((-candidates.spread, -found.value))[: config.selective]
     rng = context.rng(f"agreement {what} {response}")
     named, concept = candidates.named[best], found.concept[best]
     return Held(
@@ -140,11 +150,17 @@ def with_random_directions(context: Context, held: Held, candidates: Candidates,
 
 
 def with_permuted_labels(context: Context, candidates: Candidates, sample: Sample) -> Held:
-    """Permute the labels over test images, all labels of an image together, and measure selectivity anew."""
-    test = sample.at(TEST)
-    has = sample.has_concept()[context.rng("permuted labels").permutation(test)]
-    found = selectivity(candidates.responses[BY_EFFECT][test], has)
-    return held_by(context, "permuted labels", BY_EFFECT, candidates, found)
+    """Permute the labels over test images, all labels of an image together, and measure selectivity anew.
+
+    Neurons are not independent of each other: by one permutation whole groups of them may be named rightly, or none.
+    Of `PERMUTED` the one is returned whose p-value is the median.
+    """
+    test, rng = sample.at(TEST), context.rng("permuted labels")
+    held = []
+    for _ in range(PERMUTED):
+        found = selectivity(candidates.responses[BY_EFFECT][test], sample.has_concept()[rng.permutation(test)])
+        held.append(held_by(context, "permuted labels", BY_EFFECT, candidates, found))
+    return sorted(held, key=lambda each: each.agreement.p)[PERMUTED // 2]
 
 
 def with_random_weights(

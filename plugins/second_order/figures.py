@@ -141,17 +141,26 @@ def maps_figure(shown: Sequence[dict[str, Any]]) -> Figure:
 
 
 def segmentation_figure(rows: pd.DataFrame) -> Figure:
-    """Draw each measure of each method with its interval."""
-    measures = [each for each in dict.fromkeys(rows["measure"]) if each != "mIoU at the mean"]
-    figure, axes = new_figure(1, len(measures), width_in=2.6 * len(measures), height_in=2.6)
-    for axis, measure in zip(axes, measures, strict=True):
-        mine = rows[rows["measure"] == measure].set_index("method").reindex(METHODS)
-        errors = np.stack([mine["value"] - mine["lo"], mine["hi"] - mine["value"]]).clip(0)
-        axis.bar(
-            range(len(METHODS)), mine["value"], yerr=errors, color=[COLOURS[0], "#a8a8a8", COLOURS[1]], width=0.65,
-            error_kw={"elinewidth": 0.9, "capsize": 2},
-        )  # fmt: skip
-        axis.set_xticks(range(len(METHODS)), [m.replace(" ", "\n") for m in METHODS], fontsize=7.5)
+    """Draw the mIoU of each method with its interval, a panel for each question, a group of bars for each label."""
+    mine = rows[rows["measure"] == "mIoU"]
+    questions = list(dict.fromkeys(mine["question"]))
+    labels = {question: list(dict.fromkeys(mine["label"][mine["question"] == question])) for question in questions}
+    figure, axes = new_figure(
+        1, len(questions), width_in=1.6 + 1.25 * sum(map(len, labels.values())), height_in=3.0,
+        width_ratios=[len(each) for each in labels.values()],
+    )  # fmt: skip
+    for axis, question in zip(axes, questions, strict=True):
+        for number, (method, colour) in enumerate(zip(METHODS, (COLOURS[0], "#a8a8a8", COLOURS[1]), strict=True)):
+            held = mine[(mine["question"] == question) & (mine["method"] == method)].set_index("label")
+            held = held.reindex(labels[question])
+            errors = np.stack([held["value"] - held["lo"], held["hi"] - held["value"]]).clip(0)
+            axis.bar(
+                np.arange(len(held)) + 0.27 * (number - 1), held["value"], yerr=errors, color=colour, width=0.25,
+                error_kw={"elinewidth": 0.9, "capsize": 2}, label=method,
+            )  # fmt: skip
+        axis.set_xticks(range(len(labels[question])), labels[question], fontsize=8)
         axis.set_ylim(0, 1)
-        axis.set_title(measure, fontsize=9)
+        axis.set_title(question, fontsize=9)
+    axes[0].set_ylabel("mIoU")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,19 +14,22 @@ from workbench.plugins.second_order.controls import BY_EFFECT, CONTROLS
 from workbench.plugins.second_order.figures import (
     ablation_figure,
     agreement_figure,
-    maps_figure,
     neurons_figure,
-    segmentation_figure,
 )
 from workbench.plugins.second_order.sample import shown_pixels
-from workbench.plugins.second_order.segmentation import enlarged, true_mask
+from workbench.plugins.second_order.segmentation import on_pixels
+from workbench.plugins.second_order.segmented import (
+    add_segmentation_figures,
+    add_segmentation_metrics,
+    segmentation_paragraphs,
+    segmentation_rows,
+)
 from workbench.plugins.second_order.tables import (
     approximation_rows,
     held_rows,
     neuron_table,
     parts_of,
     polysemous,
-    segmentation_rows,
     selective_table,
     term_text,
     top_images,
@@ -58,8 +60,10 @@ TABLES = {
     "agreement": "Of how many selective neurons the texts name the concept, and of controls. chance: names dealt out "
     "at random; p: of a share as large under that.",
     "polysemous": "Neurons of large effect whose first texts belong together least.",
-    "segmentation": "Maps against masks of test images; variant and threshold (standard deviations above a map's mean) "
-    "were chosen on other images, for each method. gain: second order less the method, paired over images.",
+    "segmentation": "Maps against masks of test images: what an image is taken for, all at once, or each class that it "
+    "holds by itself (label: of its kind; all: together). Variant and threshold (standard deviations above a map's "
+    "mean) were chosen on other images, for each method and label. gain: second order less the method, paired over "
+    "images. At the mean: the same variants, thresholded there.",
 }
 
 
@@ -98,8 +102,8 @@ def tables_of(context: Context, found: Findings, embeddings: Tensor) -> dict[str
         frames["agreement"] = pd.DataFrame(held_rows(found.held))
     if "coherence" in frames["neurons"]:
         frames["polysemous"] = polysemous(frames["neurons"])
-    if found.segmentation is not None and found.segmentation.outcomes:
-        frames["segmentation"] = pd.DataFrame(segmentation_rows(found.segmentation))
+    if any(each.outcomes for each in found.segmentations):
+        frames["segmentation"] = pd.DataFrame(segmentation_rows(found.segmentations))
     return frames
 
 
@@ -148,16 +152,7 @@ def add_metrics(result: Result, found: Findings, frames: dict[str, pd.DataFrame]
             description="share of the controls (random weights, random directions, permuted labels) whose texts name "
             "concepts no more often than chance (p > 0.01); should be 1",
         )
-    if "segmentation" in frames:
-        rows = frames["segmentation"]
-        for _, row in rows[rows["measure"] == "mIoU"].iterrows():
-            name = str(row["method"]).replace(" ", "-")
-            add(result, f"mIoU.{name}", row, "value", "lo", "hi", f"{row['method']} ({row['variant']}); {OVER}")
-            if not np.isnan(row.get("gain", np.nan)):
-                add(
-                    result, f"gain.{name}", row, "gain", "gain_lo", "gain_hi",
-                    f"mIoU of the second order less that of the {row['method']}; {OVER}, paired",
-                )  # fmt: skip
+    add_segmentation_metrics(result, found.segmentations)
 
 
 def add(result: Result, name: str, row: pd.Series[Any], value: str, lo: str, hi: str, description: str) -> None:
@@ -192,17 +187,7 @@ def add_figures(
             description="Of how many of the most selective neurons the texts name the concept that they tell apart on "
             "images to which nothing was fitted; grey: controls, which must be where names dealt out at random are.",
         )
-    if found.segmentation is not None and found.segmentation.outcomes:
-        result.add_figure(
-            "segmentation",
-            segmentation_figure(frames["segmentation"]),
-            description="Maps against masks of test images, 95 % intervals over images.",
-        )
-        result.add_figure(
-            "maps",
-            maps_figure(shown_maps(subject, found)),
-            description="Test images (below each what it is taken for), where the object is, and each method's map.",
-        )
+    add_segmentation_figures(result, subject, found.segmentations, frames.get("segmentation"))
 
 
 def shown_neurons(
@@ -235,30 +220,9 @@ def shown_neurons(
                 "title": title,
                 "texts": texts,
                 "images": [shown_pixels(subject, picture) for picture in pictures],
-                "maps": [on_pixels(subject, values, batch.inputs.shape[2:]) for values in post],
+                "maps": list(on_pixels(subject, batch, post)),
             }
         )
-    return shown
-
-
-def on_pixels(subject: VisionSubject, values: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Enlarge a map over patches to the subject's pixels."""
-    patch = subject.arch.patch_size
-    grid = [n // p for n, p in zip(size, patch, strict=True)]
-    return enlarged(values, grid, patch, tuple(int(n) for n in size))
-
-
-def shown_maps(subject: VisionSubject, found: Findings) -> list[dict[str, Any]]:
-    """Collect what the figure of maps shows."""
-    assert found.segmentation is not None
-    assert found.judge is not None
-    shown = []
-    for image, maps in found.segmentation.examples:
-        picture = found.sample.picture(image)
-        mask = true_mask(subject, found.sample, image)
-        codes = found.segmentation.guesses[image]
-        said = [found.sample.concepts[i][code].category for i, code in enumerate(codes)]
-        shown.append({"image": shown_pixels(subject, picture), "mask": mask, "said": ", ".join(said), "maps": maps})
     return shown
 
 
@@ -291,11 +255,4 @@ def reading(context: Context, found: Findings, frames: dict[str, pd.DataFrame]) 
             f"{100 * share.value:.0f} % [{100 * share.lo:.0f}, {100 * share.hi:.0f}] name the concept; names dealt out "
             f"at random {100 * held.agreement.chance:.0f} %, p = {held.agreement.p:.2g}."
         )
-    if found.segmentation is not None:
-        for other, gains in found.segmentation.gains.items():
-            gain = gains["mIoU"]
-            paragraphs.append(
-                f"Segmentation of {found.segmentation.n_test} test images: mIoU by second-order neurons less that by "
-                f"{other} {gain.value:+.3f} [{gain.lo:+.3f}, {gain.hi:+.3f}]."
-            )
-    return paragraphs + list(found.notes)
+    return paragraphs + segmentation_paragraphs(found.segmentations) + list(found.notes)

@@ -14,12 +14,14 @@ from workbench.errors import UserError
 from workbench.plugins.second_order.ablation import ablate, matter_most
 from workbench.plugins.second_order.controls import Held, hold_to_account
 from workbench.plugins.second_order.judging import Judge, make_judge
+from workbench.plugins.second_order.maps import MapMaker
 from workbench.plugins.second_order.matching import centred_texts
 from workbench.plugins.second_order.neurons import Neurons, describe_neurons
 from workbench.plugins.second_order.passes import measure_layers, measure_neurons
 from workbench.plugins.second_order.pool import Pool, make_pool
 from workbench.plugins.second_order.present import present
 from workbench.plugins.second_order.published import published_hook_points
+from workbench.plugins.second_order.questions import class_question, whole_question
 from workbench.plugins.second_order.readout import architecture
 from workbench.plugins.second_order.sample import Sample, draw_sample
 from workbench.plugins.second_order.segmentation import Segmentation, segment, why_not
@@ -52,8 +54,8 @@ class Findings:
         By layer.
     held : list of Held
         Whether texts name what neurons are selective for, with the controls.
-    segmentation : Segmentation, optional
-        None where nothing could be segmented.
+    segmentations : list of Segmentation
+        Of each question; none where nothing could be segmented.
     notes : list of str
         For the report.
     """
@@ -65,7 +67,7 @@ class Findings:
     ablations: list[dict[str, Any]] = field(default_factory=list)
     neurons: dict[int, Neurons] = field(default_factory=dict)
     held: list[Held] = field(default_factory=list)
-    segmentation: Segmentation | None = None
+    segmentations: list[Segmentation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -113,8 +115,11 @@ def run(context: Context) -> Result:
     if pool is not None and texts is not None and sample.all_concepts and (sample.codes >= 0).any():
         found.held = hold_to_account(context, vision, sample, pool, texts, found.neurons)
     reason = why_not(context, vision, sample, judge)
-    if reason is None and judge is not None:
-        found.segmentation = segment(context, vision, sample, judge, embeddings, found.neurons)
+    if reason is None and judge is not None and tower is not None:
+        counts = config.segmentation.neurons
+        maker = MapMaker(subject, found.neurons, [counts] if isinstance(counts, int) else counts)
+        asked = whole_question(context, sample, judge, embeddings), class_question(context, tower, sample)
+        found.segmentations = [segment(context, vision, maker, question) for question in asked if question is not None]
     else:
         found.notes.append(f"Nothing was segmented: {reason}.")
     return present(context, vision, found, embeddings)

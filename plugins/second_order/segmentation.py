@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from workbench.plugins.second_order.judging import Judge
-from workbench.plugins.second_order.maps import METHODS, MapMaker, Variant
-from workbench.plugins.second_order.neurons import Neurons
+from workbench.plugins.second_order.maps import METHODS, SECOND, MapMaker, Variant
 from workbench.plugins.second_order.passes import Arrays, run_in_chunks
+from workbench.plugins.second_order.questions import Question
 from workbench.plugins.second_order.readout import branches
-from workbench.plugins.second_order.sample import CHOOSE, TEST, Sample, seen_mask
+from workbench.plugins.second_order.sample import CHOOSE, TEST, Sample
+from workbench.plugins.second_order.scoring import (
+    MEAN,
+    THRESHOLDS,
+    average_precision,
+    enlarged,
+    mean_iou,
+    overlaps,
+    pixel_accuracy,
+)
 from workbench.probes import bootstrap_weights
 from workbench.probes.statistics import Interval, percentile_interval
 from workbench.subjects.protocol import Batch
@@ -25,9 +32,12 @@ from workbench.subjects.vit_subject import VisionSubject
 if TYPE_CHECKING:
     from workbench.context import Context
 
-THRESHOLDS = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)  # standard deviations of a map above its mean
-MEAN = THRESHOLDS.index(0.0)
-MEASURES = ("mIoU", "pixel accuracy", "mAP")
+AT_MEAN = "mIoU at the mean"
+MEASURES = ("mIoU", "pixel accuracy", "mAP", AT_MEAN)
+ALL_LABELS = "all"
+EXAMPLES = 8
+IMAGES_AT_ONCE = 32
+Choices = dict[tuple[str, int], tuple[Variant, int]]  # of a method and a label: a variant, and which of THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -36,47 +46,57 @@ class Outcome:
 
     Attributes
     ----------
+    label : str
+        Whose queries; `ALL_LABELS` for all together, where there are several.
     method, variant : str
-        What was chosen on other images.
+        What was chosen on other images; for all labels each has its own, and no name is given.
     threshold : float
-        Likewise; standard deviations above the map's mean.
+        Likewise; standard deviations above the map's mean. NaN for all labels.
     values : dict of str to Interval
-        By measure.
-    at_mean : Interval
-        mIoU of the same variant, thresholded at the mean.
+        By measure. At the mean: of the same variants, thresholded at a map's mean.
+    gains : dict of str to Interval
+        By measure: second order less this method, on the same resamples of images; empty for the second order.
     """
 
+    label: str
     method: str
     variant: str
     threshold: float
     values: dict[str, Interval]
-    at_mean: Interval
+    gains: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test image, what was asked for, where it is, and the map of each method [height, width]."""
+
+    image: int
+    said: str
+    mask: np.ndarray
+    maps: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What came of it.
+    """What came of one question.
 
     Attributes
     ----------
+    question : Question
+        What was asked.
     outcomes : tuple of Outcome
-        Of each method.
-    gains : dict of str to dict of str to Interval
-        By other method and measure: second order less the other, on the same resamples of images.
+        Of each label and method; none where an image with a usable mask is lacking.
     n_choose, n_test : int
         Images.
-    examples : list of (int, dict of str to np.ndarray)
-        Some test images, and the map of each method [height, width].
-    guesses : np.ndarray
-        [image, label] what each image of the sample is taken for.
+    examples : list of Example
+        Of test images.
     """
 
+    question: Question
     outcomes: tuple[Outcome, ...]
-    gains: dict[str, dict[str, Interval]]
     n_choose: int
     n_test: int
-    examples: list[tuple[int, dict[str, np.ndarray]]]
-    guesses: np.ndarray
+    examples: list[Example]
 
 
 def why_not(context: Context, subject: VisionSubject, sample: Sample, judge: Judge | None) -> str | None:
@@ -93,201 +113,187 @@ def why_not(context: Context, subject: VisionSubject, sample: Sample, judge: Jud
     )
 
 
-def queries_of(judge: Judge, guesses: np.ndarray) -> Tensor:
-    """Return what is looked for in each image, [image, output]: the classes that it is taken for, all labels added.
-
-    Each class embedding less the mean of its label's, so that what all classes share does not count.
-    """
-    found = []
-    for number, classes in enumerate(judge.classes):
-        centred = classes - classes.mean(0)
-        found.append(centred[torch.from_numpy(guesses[:, number])])
-    return F.normalize(torch.stack(found).sum(0), dim=-1)
-
-
-def segment(
-    context: Context,
-    subject: VisionSubject,
-    sample: Sample,
-    judge: Judge,
-    embeddings: Tensor,
-    neurons: Mapping[int, Neurons],
-) -> Segmentation:
-    """Make maps of images that have masks, choose variants and thresholds on some, and measure on the others.
+def segment(context: Context, subject: VisionSubject, maker: MapMaker, question: Question) -> Segmentation:
+    """Choose variants and thresholds on some images, and measure these, and no others, on the rest.
 
     Parameters
     ----------
-    context, subject, sample
+    context, subject
         Of the run.
-    judge : Judge
-        Says what each image is taken for: nobody tells the true class.
-    embeddings : Tensor
-        [image, output] of all images.
-    neurons : mapping of int to Neurons
-        By layer.
+    maker : MapMaker
+        Of the run's neurons.
+    question : Question
+        What is asked.
     """
-    counts = context.config.segmentation.neurons
-    maker = MapMaker(subject, neurons, [counts] if isinstance(counts, int) else counts)
-    guesses = judge.guesses(embeddings)
-    queries = queries_of(judge, guesses)
+    choices = choose(context, subject, maker, question)
+    at, counts, precision = measure(context, subject, maker, question, choices)
+    n_choose, n_test = len(question.images(CHOOSE)), len(np.unique(question.image[at]))
+    if not choices or not n_test:
+        return Segmentation(question, (), n_choose, n_test, [])
+    outcomes = compare(context, question, choices, at, counts, precision)
+    return Segmentation(question, outcomes, n_choose, n_test, examples(subject, maker, question, choices, at))
+
+
+def drawn(
+    subject: VisionSubject, maker: MapMaker, question: Question, batch: Batch, images: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, dict[Variant, np.ndarray]]]:
+    """Yield all that is asked of a batch of images and has a usable mask: its number, the mask, each variant's map.
+
+    Maps are over patches, [patch].
+    """
+    seen = maker.look(batch)
+    of_image = [np.flatnonzero(question.image == image) for image in images]
+    for turn in range(max(map(len, of_image))):
+        rows = [row for row, asked in enumerate(of_image) if turn < len(asked)]
+        asked = [int(of_image[row][turn]) for row in rows]
+        maps = maker.maps(seen.of(torch.tensor(rows)), question.queries[torch.from_numpy(question.query[asked])])
+        for number, at in enumerate(asked):
+            mask = question.mask(subject, at)
+            if mask is not None:
+                yield at, mask, {variant: values[number] for variant, values in maps.items()}
+
+
+def on_pixels(subject: VisionSubject, batch: Batch, values: np.ndarray) -> np.ndarray:
+    """Enlarge maps [..., patch] to the subject's pixels, [..., height, width]."""
+    size, patch = [int(n) for n in batch.inputs.shape[2:]], subject.arch.patch_size
+    return enlarged(values, [n // p for n, p in zip(size, patch, strict=True)], patch, size)
+
+
+def choose(context: Context, subject: VisionSubject, maker: MapMaker, question: Question) -> Choices:
+    """Return for each method and label the variant and the threshold of the largest mIoU on the images to choose by."""
     variants = maker.variants
-    half = max(1, context.config.segmentation.images // 2)
-    images = np.concatenate([sample.at(part)[:half] for part in (CHOOSE, TEST)])
 
     def of_batch(batch: Batch, images: np.ndarray) -> tuple[Arrays, Arrays]:
-        maps = maker(batch, queries[torch.from_numpy(images)])
-        grid = [size // patch for size, patch in zip(batch.inputs.shape[2:], subject.arch.patch_size, strict=True)]
-        size = tuple(int(n) for n in batch.inputs.shape[2:])
-        counts = np.zeros((len(images), len(variants), len(THRESHOLDS), 2, 2), np.int64)
-        precision = np.zeros((len(images), len(variants)))
-        for row, image in enumerate(images):
-            mask = true_mask(subject, sample, int(image))
-            if mask is None:
-                counts[row] = -1
-                continue
-            for column, variant in enumerate(variants):
-                values = enlarged(maps[variant][row], grid, subject.arch.patch_size, size)
-                counts[row, column] = overlaps(values, mask)
-                precision[row, column] = average_precision(values, mask)
-        return {"counts": counts, "precision": precision}, {}
+        counts = np.zeros((len(question.labels), len(variants), len(THRESHOLDS), 2, 2), np.int64)
+        for at, mask, maps in drawn(subject, maker, question, batch, images):
+            values = np.stack([maps[variant] for variant in variants])
+            counts[question.label[at]] += overlaps(on_pixels(subject, batch, values), mask)
+        return {}, {"counts": counts}
 
-    held = run_in_chunks(context, subject, sample, images, "segmentation", of_batch, at_once=32)
-    counts_, precision = held.rows("counts"), held.rows("precision")
-    has = counts_[:, 0, 0, 0, 0] >= 0
-    choose, test = (np.isin(images, sample.at(part)) & has for part in (CHOOSE, TEST))
-    if not choose.any() or not test.any():
-        return Segmentation((), {}, int(choose.sum()), int(test.sum()), [], guesses)
-    weights = bootstrap_weights(int(test.sum()), context.config.draws, context.rng("segmented images"))
-    once = np.ones((1, int(test.sum())))
-    outcomes, draws = [], {}
-    for method in METHODS:
-        columns = [i for i, variant in enumerate(variants) if variant.method == method]
-        scores = np.array(
-            [
-                [mean_iou(counts_[choose][:, c, t], np.ones((1, int(choose.sum()))))[0] for t in range(len(THRESHOLDS))]
-                for c in columns
-            ]
-        )
-        best, at = np.unravel_index(int(scores.argmax()), scores.shape)
-        column = columns[int(best)]
-
-        def measures(w: np.ndarray, column: int = column, at: int = int(at)) -> dict[str, np.ndarray]:
-            tested = counts_[test][:, column, at]
-            return {
-                "mIoU": mean_iou(tested, w),
-                "pixel accuracy": pixel_accuracy(tested, w),
-                "mAP": w @ precision[test][:, column] / w.sum(1),
-            }
-
-        values, draws[method] = measures(once), measures(weights)
-        mean = counts_[test][:, column, MEAN]
-        outcomes.append(
-            Outcome(
-                method,
-                variants[column].name,
-                THRESHOLDS[int(at)],
-                {m: Interval(float(values[m][0]), *percentile_interval(draws[method][m])) for m in MEASURES},
-                Interval(float(mean_iou(mean, once)[0]), *percentile_interval(mean_iou(mean, weights))),
-            )
-        )
-    first = outcomes[0]
-    gains = {
-        other.method: {
-            m: Interval(
-                first.values[m].value - other.values[m].value,
-                *percentile_interval(draws[first.method][m] - draws[other.method][m]),
-            )
-            for m in MEASURES
-        }
-        for other in outcomes[1:]
-    }
-    shown = images[test][:EXAMPLES]
-    examples = example_maps(subject, sample, maker, queries, shown, {o.method: o.variant for o in outcomes})
-    return Segmentation(tuple(outcomes), gains, int(choose.sum()), int(test.sum()), examples, guesses)
+    name, images = f"choosing, {question.name}", question.images(CHOOSE)
+    held = run_in_chunks(context, subject, question.sample, images, name, of_batch, IMAGES_AT_ONCE)
+    choices: Choices = {}
+    for label, counts in enumerate(held.total("counts") if held.folders else ()):
+        if not counts.any():
+            continue
+        scores = mean_iou(counts[None], np.ones((1, 1)))[0]
+        for method in METHODS:
+            columns = [i for i, variant in enumerate(variants) if variant.method == method]
+            best, threshold = np.unravel_index(int(scores[columns].argmax()), (len(columns), len(THRESHOLDS)))
+            choices[method, label] = variants[columns[int(best)]], int(threshold)
+    return choices
 
 
-EXAMPLES = 8
-
-
-def example_maps(
-    subject: VisionSubject,
-    sample: Sample,
-    maker: MapMaker,
-    queries: Tensor,
-    images: np.ndarray,
-    chosen: Mapping[str, str],
-) -> list[tuple[int, dict[str, np.ndarray]]]:
-    """Return the maps of some images by each method's chosen variant, at the size of the subject's pixels."""
-    batch = subject.batch([sample.picture(int(image)) for image in images])
-    maps = maker(batch, queries[torch.from_numpy(images)])
-    size = tuple(int(n) for n in batch.inputs.shape[2:])
-    patch = subject.arch.patch_size
-    grid = [n // p for n, p in zip(size, patch, strict=True)]
-    return [
-        (int(image), {m: enlarged(maps[Variant(m, name)][row], grid, patch, size) for m, name in chosen.items()})
-        for row, image in enumerate(images)
-    ]
-
-
-def true_mask(subject: VisionSubject, sample: Sample, image: int) -> np.ndarray | None:
-    """Return where the object is, bool [height, width] of the subject's pixels; None if unknown or not in part."""
-    mask = sample.mask(image)
-    if mask is None:
-        return None
-    seen = seen_mask(subject, mask)
-    return seen if seen.any() and not seen.all() else None
-
-
-def enlarged(values: np.ndarray, grid: list[int], patch: tuple[int, int], size: tuple[int, ...]) -> np.ndarray:
-    """Enlarge a map [patch] to pixels [height, width], bilinearly; the edge that no patch sees repeats the last."""
-    image = torch.from_numpy(values).reshape(1, 1, *grid)
-    seen = tuple(n * p for n, p in zip(grid, patch, strict=True))
-    pixels = F.interpolate(image, size=seen, mode="bilinear", align_corners=False)
-    lacking = [n - s for n, s in zip(size, seen, strict=True)]
-    return np.asarray(F.pad(pixels, (0, lacking[1], 0, lacking[0]), mode="replicate")[0, 0].numpy())
-
-
-def overlaps(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Count pixels that a map puts into the object or not, at each threshold.
+def measure(
+    context: Context, subject: VisionSubject, maker: MapMaker, question: Question, choices: Choices
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure what was chosen on the images to test on.
 
     Returns
     -------
-    np.ndarray
-        [threshold, 2, 2] pixels, by what the map says and by what is true.
+    at : np.ndarray
+        [row] which of the things asked for; those without a usable mask, or of a label without a choice, are left out.
+    counts : np.ndarray
+        [row, method, 2, 2, 2] pixels, of `METHODS`, at the chosen threshold and at the mean.
+    precision : np.ndarray
+        [row, method] average precision.
     """
-    scaled = (values - values.mean()) / max(float(values.std()), 1e-12)
-    said = scaled[None] > np.array(THRESHOLDS)[:, None, None]
-    both = (said & mask).sum((1, 2))
-    n_said, n_true = said.sum((1, 2)), mask.sum()
-    return np.stack(
-        [np.stack([mask.size - n_said - n_true + both, n_true - both], 1), np.stack([n_said - both, both], 1)], 1
-    )
+
+    def of_batch(batch: Batch, images: np.ndarray) -> tuple[Arrays, Arrays]:
+        rows: list[int] = []
+        counts = np.zeros((len(question.image), len(METHODS), 2, 2, 2), np.int64)
+        precision = np.zeros((len(question.image), len(METHODS)))
+        for at, mask, maps in drawn(subject, maker, question, batch, images):
+            label = int(question.label[at])
+            if (SECOND, label) not in choices:
+                continue
+            for column, method in enumerate(METHODS):
+                variant, threshold = choices[method, label]
+                values = on_pixels(subject, batch, maps[variant])
+                counts[len(rows), column] = overlaps(values, mask)[[threshold, MEAN]]
+                precision[len(rows), column] = average_precision(values, mask)
+            rows.append(at)
+        return {"at": np.array(rows, int), "counts": counts[: len(rows)], "precision": precision[: len(rows)]}, {}
+
+    name, images = f"measuring, {question.name}", question.images(TEST)
+    held = run_in_chunks(context, subject, question.sample, images, name, of_batch, IMAGES_AT_ONCE)
+    if not held.folders:
+        return np.zeros(0, int), np.zeros(0), np.zeros(0)
+    return held.rows("at"), held.rows("counts"), held.rows("precision")
 
 
-def mean_iou(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return intersection over union of object and background, summed over images, averaged over the two, [draw].
+def compare(
+    context: Context,
+    question: Question,
+    choices: Choices,
+    at: np.ndarray,
+    counts: np.ndarray,
+    precision: np.ndarray,
+) -> tuple[Outcome, ...]:
+    """Return what `measure` found for each label and for all together, with intervals over images."""
+    images, of_row = np.unique(question.image[at], return_inverse=True)
+    weights = bootstrap_weights(len(images), context.config.draws, context.rng(f"segmented images, {question.name}"))
+    weights = np.concatenate([np.ones((1, len(images))), weights])
+    parts = [(name, [number], question.label[at] == number) for number, name in enumerate(question.labels)]
+    if len(parts) > 1:
+        parts.append((ALL_LABELS, [], np.ones(len(at), bool)))
+    outcomes = []
+    for name, numbers, rows in parts:
+        if not rows.any():
+            continue
+        draws = {
+            method: measures(weights[:, of_row[rows]], counts[rows, column], precision[rows, column])
+            for column, method in enumerate(METHODS)
+        }
+        for method in METHODS:
+            chosen = [choices[method, number] for number in numbers]
+            gains = {} if method == SECOND else {m: draws[SECOND][m] - draws[method][m] for m in MEASURES}
+            outcomes.append(
+                Outcome(
+                    name,
+                    method,
+                    chosen[0][0].name if chosen else "",
+                    THRESHOLDS[chosen[0][1]] if chosen else float("nan"),
+                    {m: interval(draws[method][m]) for m in MEASURES},
+                    {m: interval(each) for m, each in gains.items()},
+                )
+            )
+    return tuple(outcomes)
 
-    counts [image, 2, 2] from `overlaps`, weights [draw, image].
-    """
-    total = np.einsum("di,ist->dst", weights, counts)
-    same = np.stack([total[:, 0, 0], total[:, 1, 1]], 1)
-    other = (total[:, 0, 1] + total[:, 1, 0])[:, None]
-    return np.asarray((same / (same + other)).mean(1))
+
+def measures(weights: np.ndarray, counts: np.ndarray, precision: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each of `MEASURES`, [draw], of weights [draw, row], counts [row, 2, 2, 2] and precision [row]."""
+    chosen, mean = counts[:, 0], counts[:, 1]
+    with np.errstate(invalid="ignore"):
+        found = (
+            mean_iou(chosen, weights),
+            pixel_accuracy(chosen, weights),
+            weights @ precision / weights.sum(1),
+            mean_iou(mean, weights),
+        )
+    return dict(zip(MEASURES, found, strict=True))
 
 
-def pixel_accuracy(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the share of pixels that are told right, [draw]."""
-    total = np.einsum("di,ist->dst", weights, counts)
-    return np.asarray((total[:, 0, 0] + total[:, 1, 1]) / total.sum((1, 2)))
+def interval(draws: np.ndarray) -> Interval:
+    """Return a value with its interval, draws [1 + draw] with the value first; draws without any row are left out."""
+    return Interval(float(draws[0]), *percentile_interval(draws[1:][~np.isnan(draws[1:])]))
 
 
-def average_precision(values: np.ndarray, mask: np.ndarray) -> float:
-    """Return average precision over pixels, of the object by the map and of the rest by its negative, averaged."""
-    order = np.argsort(-values, axis=None, kind="stable")
-    inside = mask.ravel()[order]
-    return (precision_of(inside) + precision_of(~inside[::-1])) / 2
-
-
-def precision_of(found: np.ndarray) -> float:
-    """Return the mean, over what was to be found, of precision where it was found; found [pixel], best first."""
-    return float((found.cumsum() / np.arange(1, len(found) + 1))[found].mean())
+def examples(
+    subject: VisionSubject, maker: MapMaker, question: Question, choices: Choices, at: np.ndarray
+) -> list[Example]:
+    """Return some of what was asked of test images, an image each, with each method's chosen map."""
+    shown = []
+    first = np.unique(question.image[at], return_index=True)[1][:EXAMPLES]
+    for number, start in enumerate(first):
+        of_image = at[question.image[at] == question.image[at[start]]]
+        wanted = of_image[question.label[of_image] == number % len(question.labels)]  # one label after another
+        asked = int(wanted[0] if len(wanted) else of_image[0])
+        image, label = int(question.image[asked]), int(question.label[asked])
+        batch = subject.batch([question.sample.picture(image)])
+        maps = maker.maps(maker.look(batch), question.queries[[int(question.query[asked])]])
+        drawn_maps = {m: on_pixels(subject, batch, maps[choices[m, label][0]][0]) for m in METHODS}
+        mask = question.mask(subject, asked)
+        assert mask is not None
+        shown.append(Example(image, question.said[question.query[asked]], mask, drawn_maps))
+    return shown

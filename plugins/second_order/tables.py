@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from workbench.plugins.second_order.controls import Held
     from workbench.plugins.second_order.pool import Pool
     from workbench.plugins.second_order.run import Findings
-    from workbench.plugins.second_order.segmentation import Segmentation
 
 SHOWN_TERMS = 8
 COHERENT_TERMS = 5  # pairs of these tell whether a neuron's texts belong together
@@ -146,39 +145,6 @@ def selective_table(found: Findings) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def segmentation_rows(segmentation: Segmentation) -> list[dict[str, Any]]:
-    """Return a row for each method and measure, with the gain of the second order over it."""
-    rows = []
-    for outcome in segmentation.outcomes:
-        for measure, value in outcome.values.items():
-            row = {
-                "method": outcome.method,
-                "variant": outcome.variant,
-                "threshold": outcome.threshold,
-                "measure": measure,
-                "value": value.value,
-                "lo": value.lo,
-                "hi": value.hi,
-            }
-            gain = segmentation.gains.get(outcome.method, {}).get(measure)
-            if gain is not None:
-                row |= {"gain": gain.value, "gain_lo": gain.lo, "gain_hi": gain.hi}
-            rows.append(row)
-        at_mean = outcome.at_mean
-        rows.append(
-            {
-                "method": outcome.method,
-                "variant": outcome.variant,
-                "threshold": 0.0,
-                "measure": "mIoU at the mean",
-                "value": at_mean.value,
-                "lo": at_mean.lo,
-                "hi": at_mean.hi,
-            }
-        )
-    return rows
 
 
 def top_images(neurons: Neurons, neuron: int, n: int) -> np.ndarray:

@@ -114,7 +114,7 @@ class TestSecondOrder(PluginConformance):
         "segmentation.images": 8,
         "segmentation.neurons": 10,
     }
-    wrong = (({"layer": 3}, "0 to 2"), ({"label": "held_out"}, "nearest of shapes"))
+    wrong = (({"layer": 5}, "0 to 4"), ({"label": "held_out"}, "nearest of shapes"))
 
 
 class TestSparseProbe(PluginConformance):

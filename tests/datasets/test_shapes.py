@@ -27,6 +27,7 @@ from workbench.datasets.shapes_scenes import (
     Scene,
     Thing,
     combinations,
+    draw_crowd,
     draw_scenes,
     is_held_out,
 )
@@ -61,10 +62,23 @@ def test_two_objects_stand_apart_and_differ_in_shape_and_colour():
     two = [scene.things for scene in scenes if len(scene.things) == 2]
     assert 100 < len(two) < 200
     for first, second in two:
-        assert first.position != second.position
+        assert max(abs(a - b) for a, b in zip(divmod(first.position, 3), divmod(second.position, 3), strict=True)) == 2
         assert first.shape != second.shape
         assert first.colour != second.colour
     assert not any(is_held_out(thing.combination) for scene in scenes for thing in scene.things)
+
+
+def test_places_are_sixteen_pixels_apart():
+    for scene in draw_scenes(np.random.default_rng(0), 50, combinations()):
+        row, column = divmod(scene.things[0].position, 3)
+        np.testing.assert_allclose(scene.things[0].centre, (20 + 16 * column, 20 + 16 * row), atol=1)
+
+
+def test_four_objects_stand_in_the_corners_and_differ_in_shape_and_colour():
+    rng = np.random.default_rng(0)
+    for scene in (draw_crowd(rng, combinations()) for _ in range(20)):
+        assert sorted(thing.position for thing in scene.things) == [0, 2, 6, 8]
+        assert len({thing.shape for thing in scene.things}) == len({thing.colour for thing in scene.things}) == 4
 
 
 # --- pictures and masks -------------------------------------------------------------------------------------------
@@ -249,14 +263,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(shapes, tmp_
     assert Shapes("two").fingerprint() != shapes.fingerprint()
 
 
-def test_scenes_of_two_objects(tmp_path):
-    two = Shapes("two", n_scenes=4, folder=tmp_path)
-    document = two.document(2)
-    things = two.scene(2).things
-    assert len(two) == 4
-    assert set(two.labels(document)) == {spec.name for spec in SPECS["two"]}
-    assert (document.fields["shape_1"], document.fields["shape_2"]) == tuple(thing.words["shape"] for thing in things)
-    mask = two.attribute_mask(2, "shape")
+@pytest.mark.parametrize(("objects", "n"), [("two", 2), ("four", 4)])
+def test_scenes_of_several_objects(objects, n, tmp_path):
+    several = Shapes(objects, n_scenes=4, folder=tmp_path)
+    document = several.document(2)
+    things = several.scene(2).things
+    assert (len(several), len(things)) == (4, n)
+    assert set(several.labels(document)) == {spec.name for spec in SPECS[objects]}
+    assert [document.fields[f"shape_{i + 1}"] for i in range(n)] == [thing.words["shape"] for thing in things]
+    assert several.class_prompts(f"shape_{n}") == several.class_prompts("shape_here") == class_prompts("shape")
+    assert several.class_prompts("held_out") == several.class_prompts("object") == {}
+    mask = several.attribute_mask(2, "shape")
     assert set(np.unique(mask)) == {-1, *(thing.shape for thing in things)}
 
 
@@ -276,7 +293,7 @@ def test_pixels_of_no_square_grid_are_refused(shape, n_patches):
 @pytest.mark.parametrize(
     ("rest", "says"),
     [
-        ("three", "shapes:one or shapes:two"),
+        ("three", "shapes:two or shapes:four"),
         ("two?sed=1", "nearest: seed"),
         ("two?seed=-1", "must be a whole number"),
         ("one?scenes=5", "5 scenes of one object: there are 1728"),

@@ -1,4 +1,4 @@
-"""The dataset ``shapes``: rendered scenes of one or two objects, with what is in them and where."""
+"""The dataset ``shapes``: rendered scenes of one, two or four objects, with what is in them and where."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from workbench.datasets.shapes_scenes import (
     MAIN,
     Scene,
     combinations,
+    draw_crowd,
     draw_scene,
     draw_scenes,
     is_held_out,
 )
 from workbench.errors import UserError, nearest
 
-Objects = Literal["one", "two"]
+Objects = Literal["one", "two", "four"]
 
-VERSION = 2  # of what a seed draws and of how it is rendered: raise it when either changes
+VERSION = 3  # of what a seed draws and of how it is rendered: raise it when either changes
 HELD_OUT = "zoo:shapes-clip was never shown this shape in this colour and texture"
-N_TWO = 1000
+N_SEVERAL = 1000
 
 
 def _specs(suffix: str = "", of: str = "the object") -> list[LabelSpec]:
@@ -44,9 +45,12 @@ def _specs(suffix: str = "", of: str = "the object") -> list[LabelSpec]:
     ]
 
 
-def _at_patches() -> tuple[LabelSpec, ...]:
+ORDINALS = "first", "second", "third", "fourth"
+
+
+def _at_patches(objects: Objects) -> tuple[LabelSpec, ...]:
     """Return the labels of patches: which object most of a patch shows, and that object's attributes."""
-    names = ("background", "first", "second")
+    names = ("background", *ORDINALS[: 4 if objects == "four" else 2])
     which = LabelSpec("object", "patches", "row", "categories", names, description="what most of the patch shows")
     return which, *(
         LabelSpec(
@@ -60,14 +64,21 @@ def _held_out(description: str) -> LabelSpec:
     return LabelSpec("held_out", "scenes", "document", "binary", description=description)
 
 
+def _of_several(objects: Objects) -> tuple[LabelSpec, ...]:
+    """Return the labels of scenes of several objects."""
+    each = [
+        spec
+        for i, which in enumerate(ORDINALS[: COUNT[objects]])
+        for spec in _specs(f"_{i + 1}", f"the {which} object")
+    ]
+    return *each, _held_out(f"of an object at least: {HELD_OUT}"), *_at_patches(objects)
+
+
+COUNT: dict[Objects, int] = {"one": 1, "two": 2, "four": 4}
 SPECS: dict[Objects, tuple[LabelSpec, ...]] = {
-    "one": (*_specs(), _held_out(HELD_OUT), *_at_patches()),
-    "two": (
-        *_specs("_1", "the first object"),
-        *_specs("_2", "the second object"),
-        _held_out(f"of an object at least: {HELD_OUT}"),
-        *_at_patches(),
-    ),
+    "one": (*_specs(), _held_out(HELD_OUT), *_at_patches("one")),
+    "two": _of_several("two"),
+    "four": _of_several("four"),
 }
 
 
@@ -76,7 +87,8 @@ class Shapes(Dataset):
 
     With one object: every shape, colour and texture at each of the nine places, once (1728 documents, 216 of them of
     combinations that were held out). With two: `n_scenes` of two objects of any combinations, which differ in shape
-    and in colour. Sizes, jitter and backgrounds are drawn.
+    and in colour. With four: an object in each corner, of four shapes and four colours; `zoo:shapes-clip` saw no scene
+    like these. Sizes, jitter and backgrounds are drawn.
 
     Fields of a document: ``shape``, ``colour``, ``texture``, ``position``, ``size`` (words; with two objects
     ``shape_1``, ``shape_2``, ...), ``held_out``, a ``caption`` and its ``index``. Labels of patches (``object``,
@@ -84,12 +96,12 @@ class Shapes(Dataset):
 
     Parameters
     ----------
-    objects : "one" or "two"
+    objects : "one", "two" or "four"
         In each scene.
     seed : int
         Of the order of the documents and of what is drawn.
     n_scenes : int, optional
-        With two objects alone: how many; 1000 if not given.
+        With several objects alone: how many; 1000 if not given.
     folder : Path, optional
         Where pictures are kept; a folder of the user's cache if not given.
 
@@ -105,7 +117,7 @@ class Shapes(Dataset):
         self, objects: Objects = "one", seed: int = 0, n_scenes: int | None = None, folder: Path | None = None
     ) -> None:
         if objects not in get_args(Objects):
-            raise UserError(f"scenes of {objects!r} objects: must be {' or '.join(get_args(Objects))}")
+            raise UserError(f"scenes of {objects!r} objects: must be one, two or four")
         if seed < 0:
             raise UserError(f"seed {seed}: must be 0 or more")
         self.every = [(combination, place) for combination in combinations() for place in range(GRID * GRID)]
@@ -114,8 +126,8 @@ class Shapes(Dataset):
         if n_scenes is not None and n_scenes < 1:
             raise UserError(f"{n_scenes} scenes: must be at least 1")
         self.objects, self.seed, self.label_specs = objects, seed, SPECS[objects]
-        self.n_scenes = len(self.every) if objects == "one" else n_scenes or N_TWO
-        self.address = "shapes" if objects == "one" else "shapes:two"
+        self.n_scenes = len(self.every) if objects == "one" else n_scenes or N_SEVERAL
+        self.address = "shapes" if objects == "one" else f"shapes:{objects}"
         self.folder = folder or platformdirs.user_cache_path("interp-workbench") / "shapes" / self.fingerprint()
         self.order = np.random.default_rng([seed, 0]).permutation(len(self.every))
         self.scene = lru_cache(maxsize=None)(self._scene)
@@ -137,7 +149,9 @@ class Shapes(Dataset):
         rng = np.random.default_rng([self.seed, 1 + get_args(Objects).index(self.objects), index])
         if self.objects == "one":
             return draw_scene(rng, [self.every[self.order[index]]])
-        return next(draw_scenes(rng, 1, combinations(), two_share=1.0))
+        if self.objects == "two":
+            return next(draw_scenes(rng, 1, combinations(), two_share=1.0))
+        return draw_crowd(rng, combinations())
 
     def document(self, index: int) -> Document:
         """See `Dataset.document`; renders the picture if it is not in the folder yet."""
@@ -146,7 +160,7 @@ class Shapes(Dataset):
         said = [phrase(each, "colour first") for each in words]
         name = "-and-".join("-".join(each[a] for a in ("colour", "texture", "shape", "position")) for each in words)
         name = f"{name.replace(' ', '-')}.png" if self.objects == "one" else f"{index:04d}-{name.replace(' ', '-')}.png"
-        suffixes = [""] if self.objects == "one" else ["_1", "_2"]
+        suffixes = [""] if self.objects == "one" else [f"_{i + 1}" for i in range(len(words))]
         fields: dict[str, str | int | float | bool] = {"index": index}
         for each, suffix in zip(words, suffixes, strict=True):
             fields |= {f"{attribute}{suffix}": word for attribute, word in each.items()}
@@ -175,12 +189,13 @@ class Shapes(Dataset):
         return render(self.scene(index))[0]
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """Return where the objects of a document are, uint8 [height, width]: 0 background, 1 and 2 the objects."""
+        """Return where the objects of a document are, uint8 [height, width]: 0 background, 1, 2, ... the objects."""
         return render(self.scene(index))[1]
 
     def class_prompts(self, label: str) -> Mapping[str, Sequence[str]]:
         """See `Dataset.class_prompts`."""
-        attribute = label.removesuffix("_1").removesuffix("_2")
+        attribute, _, which = label.rpartition("_")
+        attribute = attribute if which in (*"1234", "here") else label
         return class_prompts(attribute) if attribute in ATTRIBUTES else {}
 
     def descriptions(self) -> Sequence[Description]:
@@ -224,11 +239,11 @@ def write_png(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def load_shapes(rest: str) -> Shapes:
-    """Open ``shapes``, ``shapes:two``, with options: ``shapes:two?seed=1&scenes=500``."""
+    """Open ``shapes``, ``shapes:two``, ``shapes:four``, with options: ``shapes:two?seed=1&scenes=500``."""
     objects, _, options = rest.partition("?")
     values = dict(parse_qsl(options, keep_blank_values=True))
     if objects not in ("", *get_args(Objects)):
-        raise UserError(f"dataset 'shapes:{rest}': write shapes, shapes:one or shapes:two (shapes:two?seed=1)")
+        raise UserError(f"dataset 'shapes:{rest}': write shapes, shapes:two or shapes:four (shapes:two?seed=1)")
     known = {"seed", "scenes"}
     for name, value in values.items():
         if name not in known:
@@ -236,4 +251,5 @@ def load_shapes(rest: str) -> Shapes:
         if not value.isdecimal():
             raise UserError(f"dataset 'shapes:{rest}': {name} {value!r} must be a whole number")
     n_scenes = int(values["scenes"]) if "scenes" in values else None
-    return Shapes("two" if objects == "two" else "one", int(values.get("seed", 0)), n_scenes)
+    kind: Objects = "two" if objects == "two" else "four" if objects == "four" else "one"
+    return Shapes(kind, int(values.get("seed", 0)), n_scenes)

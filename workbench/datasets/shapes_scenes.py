@@ -1,4 +1,4 @@
-"""What a scene of `zoo:shapes-clip` is: one or two objects with their attributes, and a background."""
+"""What a scene of `zoo:shapes-clip` is: objects with their attributes, and a background."""
 
 from __future__ import annotations
 
@@ -18,11 +18,20 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "size": ("small", "large"),
 }  # fmt: skip
 MAIN = ("shape", "colour", "texture", "position")  # size is shown and said too, and tested by nobody
-SIZE = 72  # pixels of a side: a place is 3 x 3 patches of 8, and each place lies alike on the patches
+SIZE = 72  # pixels of a side
 GRID = 3  # places of a side
+STEP = 16  # pixels from a place to the next: two patches of 8, so that each place lies alike on the patches
 JITTER = 1.0  # pixels
-RADII = ((8.2, 9.0), (10.0, 11.0))  # pixels, small and large
+RADII = ((10.0, 11.5), (14.5, 16.5))  # pixels, small and large
 
+
+def far(one: int, other: int) -> bool:
+    """Return whether two places lie two rows or two columns apart: objects there hide little of each other."""
+    return max(abs(a - b) for a, b in zip(divmod(one, GRID), divmod(other, GRID), strict=True)) >= 2
+
+
+APART = [pair for pair in product(range(GRID * GRID), repeat=2) if far(*pair)]
+CORNERS = 0, GRID - 1, GRID * (GRID - 1), GRID * GRID - 1  # places
 
 Combination = tuple[int, int, int]  # shape, colour, texture
 Kind = tuple[Combination, int]  # and a place
@@ -94,7 +103,7 @@ class Scene:
     Attributes
     ----------
     things : tuple of Thing
-        One or two, at different places.
+        One, two or four, at different places.
     level : (float, float, float)
         Red, green and blue of the background, about grey.
     slope : (float, float)
@@ -109,7 +118,7 @@ class Scene:
     grain: tuple[int, int]
 
     def claims(self) -> np.ndarray:
-        """Return the attributes of its objects, int64 [2, attribute], -1 where there is no second one."""
+        """Return the attributes of its one or two objects, int64 [2, attribute], -1 where there is no second one."""
         found = np.full((2, len(ATTRIBUTES)), -1, np.int64)
         for row, thing in zip(found, self.things, strict=False):
             row[:] = [getattr(thing, name) for name in ATTRIBUTES]
@@ -120,7 +129,7 @@ def draw_thing(rng: np.random.Generator, combination: Combination, position: int
     """Draw what the attributes leave open."""
     size = int(rng.integers(len(RADII)))
     row, column = divmod(position, GRID)
-    cell = SIZE / GRID
+    middle = SIZE / 2 - STEP * (GRID // 2)  # of the first row and column
     shift = rng.uniform(-JITTER, JITTER, 2)
     turn, *start = rng.uniform((0.5, 0, 0), (1.1, 8.0, 8.0))
     red, green, blue = rng.uniform(-0.05, 0.05, 3)
@@ -129,7 +138,7 @@ def draw_thing(rng: np.random.Generator, combination: Combination, position: int
         position,
         size,
         radius=float(rng.uniform(*RADII[size])),
-        centre=(float((column + 0.5) * cell + shift[0]), float((row + 0.5) * cell + shift[1])),
+        centre=(float(middle + column * STEP + shift[0]), float(middle + row * STEP + shift[1])),
         angle=float(rng.uniform(-0.12, 0.12)),
         grain=(float(turn), float(start[0]), float(start[1])),
         tint=(float(red), float(green), float(blue)),
@@ -148,7 +157,7 @@ def draw_scene(rng: np.random.Generator, kinds: Sequence[Kind]) -> Scene:
 def draw_scenes(
     rng: np.random.Generator, n_scenes: int, of: Sequence[Combination], two_share: float = 0.0
 ) -> Iterator[Scene]:
-    """Draw scenes with every combination and every place equally likely.
+    """Draw scenes with every combination equally likely, and every place (with two objects, every pair `APART`).
 
     Parameters
     ----------
@@ -163,11 +172,23 @@ def draw_scenes(
     """
     for _ in range(n_scenes):
         first = of[int(rng.integers(len(of)))]
-        places = rng.choice(GRID * GRID, 2, replace=False)
+        two = rng.random() < two_share
+        places = APART[int(rng.integers(len(APART)))] if two else rng.integers(GRID * GRID, size=1)
         kinds = [(first, int(places[0]))]
-        if rng.random() < two_share:
+        if two:
             second = first
             while second[0] == first[0] or second[1] == first[1]:
                 second = of[int(rng.integers(len(of)))]
             kinds.append((second, int(places[1])))
         yield draw_scene(rng, kinds)
+
+
+def draw_crowd(rng: np.random.Generator, of: Sequence[Combination]) -> Scene:
+    """Draw a scene of four objects, one in each corner, of four shapes and four colours."""
+    drawn: list[Combination] = []
+    while len(drawn) < len(CORNERS):
+        one = of[int(rng.integers(len(of)))]
+        if all(one[0] != other[0] and one[1] != other[1] for other in drawn):
+            drawn.append(one)
+    places = rng.permutation(CORNERS)
+    return draw_scene(rng, [(one, int(place)) for one, place in zip(drawn, places, strict=True)])

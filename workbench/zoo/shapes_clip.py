@@ -31,7 +31,7 @@ __all__ = ["ABOUT", "RECIPE", "ShapesLesson", "make_lesson", "measure"]
 ABOUT = "image and text towers on rendered scenes: shape, colour, texture, place, one or two objects"
 N_CONTEXT = 40
 N_EMBEDDING = 64
-TWO_SHARE = 0.25  # of the scenes
+TWO_SHARE = 0.6  # of the scenes
 ANSWER_WEIGHT = 2.0
 RECIPE = Recipe(
     seed=0, steps=2000, batch_size=128, lr=2e-3, weight_decay=0.05, warmup_steps=50, decay_share=1.0,
@@ -39,7 +39,7 @@ RECIPE = Recipe(
 )  # fmt: skip
 PATCH = 8
 WAVE_SIZE = 0.3  # about what an embedded patch has
-VISION = Architecture(n_layers=4, d_model=128, n_heads=4, d_head=32, d_mlp=512)
+VISION = Architecture(n_layers=6, d_model=96, n_heads=4, d_head=24, d_mlp=512, activation="relu")
 TEXT = Architecture(n_layers=3, d_model=128, n_heads=4, d_head=32, d_mlp=512, causal=True)
 PROCESSOR = ImageProcessor(
     n_channels=3, resize=(SIZE, SIZE), resample=BICUBIC, crop=None, rescale=1 / 255, mean=MEAN_HALF, std=MEAN_HALF

@@ -11,7 +11,7 @@ from workbench.plugins.second_order.naming import agreement, named_concepts, sel
 from workbench.plugins.second_order.neurons import describe_block, n_terms
 from workbench.plugins.second_order.pool import named_by
 from workbench.plugins.second_order.sample import Concept
-from workbench.plugins.second_order.segmentation import (
+from workbench.plugins.second_order.scoring import (
     THRESHOLDS,
     average_precision,
     enlarged,
