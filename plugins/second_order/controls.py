@@ -72,9 +72,10 @@ class Candidates:
     neuron: np.ndarray
     directions: np.ndarray
     named: np.ndarray
+    sizes: tuple[int, ...]  # numbers of concepts of each label
 
 
-def gather(config: SecondOrderConfig, neurons: Mapping[int, Neurons], pool: Pool) -> Candidates:
+def gather(config: SecondOrderConfig, neurons: Mapping[int, Neurons], pool: Pool, sample: Sample) -> Candidates:
     """Put the neurons of all layers side by side."""
     every = list(neurons.items())
     sizes = [len(each.direction) for _, each in every]
@@ -89,6 +90,7 @@ def gather(config: SecondOrderConfig, neurons: Mapping[int, Neurons], pool: Pool
         np.concatenate([np.arange(size) for size in sizes]),
         np.concatenate([each.direction for _, each in every]),
         named_concepts(texts, weights, pool.names, config.naming_terms),
+        tuple(map(len, sample.concepts)),
     )
 
 
@@ -103,7 +105,7 @@ def hold_to_account(
     config = context.config
     test = sample.at(TEST)
     has = sample.has_concept()[test]
-    candidates = gather(config, neurons, pool)
+    candidates = gather(config, neurons, pool, sample)
     found = []
     for response in (BY_EFFECT, BY_ACTIVATION):
         held = held_by(context, "neurons", response, candidates, selectivity(candidates.responses[response][test], has))
@@ -135,7 +137,7 @@ def held_by(context: Context, what: str, response: str, candidates: Candidates, 
         concept,
         named,
         found.value[best],
-        agreement(named, concept, config.permutations, config.draws, rng),
+        agreement(named, concept, candidates.sizes, config.permutations, config.draws, rng),
     )
 
 
@@ -145,7 +147,8 @@ def with_random_directions(context: Context, held: Held, candidates: Candidates,
     drawn = torch.randn(len(held.neuron), candidates.directions.shape[1], generator=context.torch_rng("directions"))
     terms = match(torch.nn.functional.normalize(drawn, dim=1), texts.float(), n_terms(config.terms, texts.shape[1]))
     named = named_concepts(terms.texts.numpy(), terms.coefficients.numpy(), pool.names, config.naming_terms)
-    result = agreement(named, held.concept, config.permutations, config.draws, context.rng("agreement directions"))
+    rng = context.rng("agreement directions")
+    result = agreement(named, held.concept, candidates.sizes, config.permutations, config.draws, rng)
     return Held("random directions", BY_EFFECT, held.layer, held.neuron, held.concept, named, held.auc, result)
 
 
@@ -175,7 +178,7 @@ def with_random_weights(
         if not path.exists():
             describe_neurons(context, control, sample, chunks, layer, "linear", texts).save(path)
         described[layer] = Neurons.load(path)
-    candidates = gather(context.config, described, pool)
+    candidates = gather(context.config, described, pool, sample)
     test = sample.at(TEST)
     found = selectivity(candidates.responses[BY_EFFECT][test], sample.has_concept()[test])
     return held_by(context, "random weights", BY_EFFECT, candidates, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ class Agreement(NamedTuple):
     share : Interval
         With its interval over neurons.
     chance : float
-        Mean share when names are dealt out to the neurons at random.
+        Mean share when concepts are renamed at random, see `renamings`.
     p : float
         Of a share as large under that.
     """
@@ -87,14 +88,35 @@ class Agreement(NamedTuple):
 
 
 def agreement(
-    named: np.ndarray, concept: np.ndarray, n_permutations: int, n_draws: int, rng: np.random.Generator
+    named: np.ndarray,
+    concept: np.ndarray,
+    sizes: Sequence[int],
+    n_permutations: int,
+    n_draws: int,
+    rng: np.random.Generator,
 ) -> Agreement:
-    """Hold names against concepts, [neuron] each."""
+    """Hold names against concepts, [neuron] each; `sizes` are the numbers of concepts of each label, side by side.
+
+    Neurons are no independent draws: many write along the same direction, and share its texts and its concept. So
+    chance is not what neurons come to when names are dealt out among them, but when the concepts' names are mixed up.
+    """
     right = (named == concept).astype(float)
-    deals = np.stack([rng.permutation(named) for _ in range(n_permutations)])
-    null = (deals == concept).mean(axis=1)
+    names = renamings(sizes, n_permutations, rng)
+    null = ((names[:, np.maximum(named, 0)] == concept) & (named >= 0)).mean(axis=1)
     weights = bootstrap_weights(len(right), n_draws, rng)
     interval = percentile_interval(weights @ right / len(right))
     return Agreement(
         Interval(float(right.mean()), *interval), float(null.mean()), permutation_p_value(right.mean(), null)
     )
+
+
+def renamings(sizes: Sequence[int], n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n random renamings [n, concept]: concepts of a label among themselves, lone ones of all labels likewise."""
+    ends = np.cumsum(sizes)
+    groups = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    lone = [group for group in groups if len(group) == 1]
+    groups = [group for group in groups if len(group) > 1] + ([np.concatenate(lone)] if lone else [])
+    found = np.zeros((n, int(np.sum(sizes))), int)
+    for group in groups:
+        found[:, group] = group[rng.random((n, len(group))).argsort(axis=1)]
+    return found

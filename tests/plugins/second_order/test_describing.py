@@ -1,5 +1,7 @@
 """Texts, directions, names and masks: against independent computations and planted truth."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from sklearn.linear_model import orthogonal_mp
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from workbench.plugins.second_order.matching import centred_texts, match
-from workbench.plugins.second_order.naming import agreement, named_concepts, selectivity
+from workbench.plugins.second_order.naming import agreement, named_concepts, renamings, selectivity
 from workbench.plugins.second_order.neurons import describe_block, n_terms
 from workbench.plugins.second_order.pool import named_by
 from workbench.plugins.second_order.sample import Concept
@@ -113,14 +115,32 @@ def test_names_come_from_signed_terms_and_agreement_from_more_than_chance():
     rng = np.random.default_rng(0)
     concept = rng.integers(0, 8, 50)
     right = np.where(rng.random(50) < 0.6, concept, rng.integers(0, 8, 50))
-    planted = agreement(right, concept, 2000, 200, rng)
+    planted = agreement(right, concept, [8], 2000, 200, rng)
     assert planted.p < 0.001
     assert planted.share.lo > 0.45
     assert planted.chance == pytest.approx(1 / 8, abs=0.05)
     # a name that all neurons are given is no agreement, however many are selective for it
-    same = agreement(np.zeros(50, int), np.where(rng.random(50) < 0.8, 0, 1), 500, 200, rng)
-    assert same.p == 1
-    assert agreement(rng.integers(0, 8, 50), concept, 500, 200, rng).p > 0.01
+    same = agreement(np.zeros(50, int), np.where(rng.random(50) < 0.8, 0, 1), [8], 500, 200, rng)
+    assert same.p > 0.05
+    assert agreement(rng.integers(0, 8, 50), concept, [8], 500, 200, rng).p > 0.01
+    assert agreement(np.full(50, -1), concept, [8], 100, 20, rng)[1:] == (0, 1)  # no neuron's texts name anything
+
+
+def test_agreement_by_luck_is_as_rare_as_its_p_value_says_when_neurons_come_in_groups():
+    rng = np.random.default_rng(1)
+    p = []
+    for _ in range(200):
+        group = rng.integers(0, 6, 50)  # neurons of a group write along one direction: one name, one concept
+        named, concept = rng.integers(0, 12, (2, 6))
+        p.append(agreement(named[group], concept[group], [4, 8], 300, 2, rng).p)
+    assert np.mean(np.array(p) < 0.05) < 0.1
+
+
+def test_concepts_are_renamed_within_their_label_and_lone_ones_among_each_other():
+    found = renamings([3, 1, 2, 1], 400, np.random.default_rng(0))
+    assert {tuple(row) for row in found[:, :3]} == set(itertools.permutations(range(3)))
+    assert {tuple(row) for row in found[:, [3, 6]]} == {(3, 6), (6, 3)}
+    assert {tuple(row) for row in found[:, 4:6]} == {(4, 5), (5, 4)}
 
 
 def test_texts_name_the_longest_category_they_contain():
