@@ -59,7 +59,7 @@ def agreement_figure(rows: pd.DataFrame) -> Figure:
     colours = [COLOURS[0] if real else "#a8a8a8" for real in is_neurons]
     axis.barh(y, rows["share"], xerr=errors, color=colours, height=0.62, error_kw={"elinewidth": 0.9, "capsize": 2})
     axis.plot(
-        rows["chance"], y, "|", color="#d55e00", markersize=13, markeredgewidth=1.6, label="names dealt out at random"
+        rows["chance"], y, "|", color="#d55e00", markersize=13, markeredgewidth=1.6, label="concepts renamed at random"
     )
     names = [
         f"{what}, by {how}" if real else what

@@ -57,8 +57,8 @@ TABLES = {
     "pairs of its first texts; auc: of the concept that its effect tells apart best on test images; named: what its "
     "texts name.",
     "selective": "The neurons whose effects tell a concept apart best on test images, and what their texts name.",
-    "agreement": "Of how many selective neurons the texts name the concept, and of controls. chance: names dealt out "
-    "at random; p: of a share as large under that.",
+    "agreement": "Of how many selective neurons the texts name the concept, and of controls. chance: concepts renamed "
+    "at random within their label; p: of a share as large under that.",
     "polysemous": "Neurons of large effect whose first texts belong together least.",
     "segmentation": "Maps against masks of test images: what an image is taken for, all at once, or each class that it "
     "holds by itself (label: of its kind; all: together). Variant and threshold (standard deviations above a map's "
@@ -139,11 +139,11 @@ def add_metrics(result: Result, found: Findings, frames: dict[str, pd.DataFrame]
             lo=share.lo,
             hi=share.hi,
             description=f"share of the {len(held.neuron)} most selective neurons ({held.what}, by {held.response}) "
-            f"whose texts name the concept; names dealt out at random {held.agreement.chance:.3f}, p = {p:.2g}; 95 % "
+            f"whose texts name the concept; concepts renamed at random {held.agreement.chance:.3f}, p = {p:.2g}; 95 % "
             "interval over neurons",
         )
         if held.what == "neurons":
-            result.add_metric(f"{name}.p", p, description="of a share as large, names dealt out to neurons at random")
+            result.add_metric(f"{name}.p", p, description="of a share as large, concepts renamed at random")
     controls = [held for held in found.held if held.what in CONTROLS]
     if controls:
         result.add_metric(
@@ -185,7 +185,7 @@ def add_figures(
             "agreement",
             agreement_figure(frames["agreement"]),
             description="Of how many of the most selective neurons the texts name the concept that they tell apart on "
-            "images to which nothing was fitted; grey: controls, which must be where names dealt out at random are.",
+            "images to which nothing was fitted; grey: controls, which must be where concepts renamed at random are.",
         )
     add_segmentation_figures(result, subject, found.segmentations, frames.get("segmentation"))
 
@@ -252,7 +252,7 @@ def reading(context: Context, found: Findings, frames: dict[str, pd.DataFrame]) 
         share = held.agreement.share
         paragraphs.append(
             f"{held.what.capitalize()}, selective by {held.response}: of {len(held.neuron)}, the texts of "
-            f"{100 * share.value:.0f} % [{100 * share.lo:.0f}, {100 * share.hi:.0f}] name the concept; names dealt out "
+            f"{100 * share.value:.0f} % [{100 * share.lo:.0f}, {100 * share.hi:.0f}] name the concept; concepts renamed "
             f"at random {100 * held.agreement.chance:.0f} %, p = {held.agreement.p:.2g}."
         )
     return paragraphs + segmentation_paragraphs(found.segmentations) + list(found.notes)
