@@ -111,7 +111,7 @@ def agreement(
 
 
 def renamings(sizes: Sequence[int], n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return n random renamings [n, concept]: concepts of a label among themselves, lone ones of all labels likewise."""
+    """Return n random renamings [n, concept]: of a label's concepts among themselves, of lone ones likewise."""
     ends = np.cumsum(sizes)
     groups = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     lone = [group for group in groups if len(group) == 1]

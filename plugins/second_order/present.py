@@ -252,7 +252,7 @@ def reading(context: Context, found: Findings, frames: dict[str, pd.DataFrame]) 
         share = held.agreement.share
         paragraphs.append(
             f"{held.what.capitalize()}, selective by {held.response}: of {len(held.neuron)}, the texts of "
-            f"{100 * share.value:.0f} % [{100 * share.lo:.0f}, {100 * share.hi:.0f}] name the concept; concepts renamed "
-            f"at random {100 * held.agreement.chance:.0f} %, p = {held.agreement.p:.2g}."
+            f"{100 * share.value:.0f} % [{100 * share.lo:.0f}, {100 * share.hi:.0f}] name the concept; concepts "
+            f"renamed at random {100 * held.agreement.chance:.0f} %, p = {held.agreement.p:.2g}."
         )
     return paragraphs + segmentation_paragraphs(found.segmentations) + list(found.notes)
