@@ -158,7 +158,7 @@ def test_permuted_labels_and_noise_have_nothing_to_erase(result, planted, tmp_pa
 
 def test_the_negative_control_says_how_likely_it_is(result):
     """Counted by hand, and the probability of so many misses summed up, not taken from a library."""
-    frame = result.tables["scores"].frame
+    frame = result.tables["scores"]
     null = frame[(frame["method"] == "permuted labels") & (frame["metric"] == "balanced_accuracy")]
     missed = int(((null["lo"] > null["floor"]) | (null["hi"] < null["floor"])).sum())
     n = len(null)
