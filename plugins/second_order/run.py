@@ -91,6 +91,7 @@ def run(context: Context) -> Result:
     tower = text_tower(context, subject, n_output)
     pool = None if tower is None else make_pool(config, sample.dataset, sample.all_concepts)
     prompts, texts = (None, None) if tower is None or pool is None else embedded(context, tower, sample, pool)
+    classes = class_question(context, tower, sample) if tower is not None and config.segmentation.images else None
     layers = measure_layers(context, subject, sample)
     embeddings = torch.from_numpy(layers.rows("embeddings"))
     judge = make_judge(sample, prompts, embeddings)
@@ -115,10 +116,10 @@ def run(context: Context) -> Result:
     if pool is not None and texts is not None and sample.all_concepts and (sample.codes >= 0).any():
         found.held = hold_to_account(context, vision, sample, pool, texts, found.neurons)
     reason = why_not(context, vision, sample, judge)
-    if reason is None and judge is not None and tower is not None:
+    if reason is None and judge is not None:
         counts = config.segmentation.neurons
         maker = MapMaker(subject, found.neurons, [counts] if isinstance(counts, int) else counts)
-        asked = whole_question(context, sample, judge, embeddings), class_question(context, tower, sample)
+        asked = whole_question(context, sample, judge, embeddings), classes
         found.segmentations = [segment(context, vision, maker, question) for question in asked if question is not None]
     else:
         found.notes.append(f"Nothing was segmented: {reason}.")

@@ -29,6 +29,7 @@ BAD_INPUT = [
     pytest.param("--set texts={here}/one.txt", "at least two are needed", id="one text"),
     pytest.param("--set masks={here}/none", "there is no such folder", id="no masks"),
     pytest.param("--set template=photo", "must have {} where", id="no place for a name"),
+    pytest.param("--set segmentation.data=calendar", "has no labels of pixels", id="no labels of pixels"),
     pytest.param("--set images=5", "must be at least 20", id="too few images"),
     pytest.param("--set text_model={clip}#vision", "is no text tower", id="no text tower"),
     pytest.param("--set convention=mean", "convention", id="no such convention"),
