@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from measuring import Others, machine
+
+if TYPE_CHECKING:
+    from workbench.batching.jobs import Job
 
 HOOKS = tuple(f"blocks.{layer}.mlp.hook_post" for layer in range(4))
 LABELS = ("span", "noise")
@@ -197,32 +202,61 @@ def probing_grid(store: Path, seeds: list[int]) -> dict[str, Any]:
     }
 
 
+def make_all(jobs: list[Job], out: Path) -> None:
+    """Make jobs one after the other in this process, as a worker makes each."""
+    import torch
+
+    from workbench.batching.worker import make_job
+
+    torch.set_num_threads(1)
+    for job in jobs:
+        make_job(job, out)
+
+
+def bare_seconds(jobs: list[Job], warm: list[Job], n_processes: int, out: Path) -> float:
+    """Return how long processes take that share jobs evenly and know nothing of each other: what the machine allows."""
+    parts = [jobs[i::n_processes] for i in range(n_processes)]
+    outs = [out / str(i) for i in range(n_processes)]
+    with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(make_all, [warm] * n_processes, [out / f"warm{i}" for i in range(n_processes)]))
+        clock = time.perf_counter()
+        list(pool.map(make_all, parts, outs))
+        return time.perf_counter() - clock
+
+
 def workers(folder: Path, n_jobs: int, n_rounds: int) -> None:
-    """Print how much faster two workers are than one, on real probing jobs."""
+    """Print how much faster two workers are than one, on real probing jobs, and two bare processes than one."""
     store = write_store(folder / "acts")
     import workbench as wb
+    from workbench.batching.grid import read_grid
+    from workbench.batching.planning import make_plan
 
     seconds: dict[int, list[float]] = {1: [], 2: []}
+    bare: dict[int, list[float]] = {1: [], 2: []}
+    warm = probing_grid(store, [900, 901])
     with cluster(1) as (one, _), cluster(2) as (two, _):
         for n_workers, address in ((1, one), (2, two)):
-            wb.batch(probing_grid(store, [900, 901]), out=folder / f"warm{n_workers}", scheduler=address)
+            wb.batch(warm, out=folder / f"warm{n_workers}", scheduler=address)
         for round_ in range(n_rounds):
-            seeds = list(range(round_ * n_jobs // 2, (round_ + 1) * n_jobs // 2))
+            grid = probing_grid(store, list(range(round_ * n_jobs // 2, (round_ + 1) * n_jobs // 2)))
+            plan, first = (make_plan(read_grid(each), folder / "plan").jobs for each in (grid, warm))
             values = []
             for n_workers, address in ((1, one), (2, two)):
                 clock = time.perf_counter()
-                result = wb.batch(probing_grid(store, seeds), out=folder / f"{n_workers}-{round_}", scheduler=address)
+                result = wb.batch(grid, out=folder / f"{n_workers}-{round_}", scheduler=address)
                 seconds[n_workers].append(time.perf_counter() - clock)
                 values.append(result.tables["metrics"].drop(columns="seconds"))
+                out = folder / f"bare{n_workers}-{round_}"
+                bare[n_workers].append(bare_seconds(list(plan), list(first), n_workers, out))
             if not values[0].equals(values[1]):
                 raise SystemExit("one worker and two have other numbers")
-    found = {n_workers: statistics.median(times) for n_workers, times in seconds.items()}
-    ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
-    print(
-        f"{n_jobs} probing jobs, {n_rounds} rounds in turn: one worker {found[1]:.1f} s ({found[1] / n_jobs:.2f} s a "
-        f"job), two {found[2]:.1f} s: {found[1] / found[2]:.2f} times as fast (by round "
-        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}); the same numbers"
-    )
+    for what, times in (("workers of a batch", seconds), ("bare processes", bare)):
+        found = {n: statistics.median(each) for n, each in times.items()}
+        ratios = ", ".join(f"{one / two:.2f}" for one, two in zip(times[1], times[2], strict=True))
+        print(
+            f"{n_jobs} probing jobs, {n_rounds} rounds in turn, {what}: one {found[1]:.1f} s ({found[1] / n_jobs:.2f} "
+            f"s a job), two {found[2]:.1f} s: {found[1] / found[2]:.2f} times as fast (by round {ratios})"
+        )
 
 
 def memory(folder: Path, n_jobs: int, n_rounds: int) -> None:
