@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from workbench.context import Context
 
 WHOLE, CLASSES = "all at once", "class by class"
+IMAGES_KEPT = 64  # two batches
 CROWDED = {"shapes": "shapes:four"}  # where classes are asked for, of a dataset that has one object to an image
 
 
@@ -45,6 +47,8 @@ class Question:
         [query, output] of length 1.
     said : tuple of str
         What each query names.
+    truth : function
+        From the number of a thing that is asked: a picture, not 0 where it is; None if nobody knows.
     """
 
     name: str
@@ -133,29 +137,41 @@ def class_question(context: Context, tower: Subject, sample: Sample) -> Question
     order = context.rng("images of classes").permutation(len(dataset))[: 2 * half]
     part = np.where(np.arange(len(order)) < len(order) // 2, CHOOSE, TEST)
     held = Sample(dataset, order, part, (), (), np.zeros((len(order), 0), int))
+    values = pixel_values(held)
     first = np.cumsum([0, *(len(spec.categories) for spec in specs)])
     asked = [
         (image, number, first[number] + code)
         for image in range(len(held))
         for number, spec in enumerate(specs)
-        for code in present(values_of(held, image, spec))
+        for code in present(values(image, spec))
     ]
     image, label, query = np.array(asked, int).reshape(-1, 3).T
 
     def truth(at: int) -> Image.Image:
         spec = specs[label[at]]
-        return Image.fromarray((values_of(held, int(image[at]), spec) == query[at] - first[label[at]]).astype(np.uint8))
+        return Image.fromarray((values(int(image[at]), spec) == query[at] - first[label[at]]).astype(np.uint8))
 
     said = tuple(category for spec in specs for category in spec.categories)
     queries = torch.cat([class_embeddings(context, tower, dataset, spec) for spec in specs])
     return Question(CLASSES, held, tuple(spec.name for spec in specs), image, label, query, queries, said, truth)
 
 
-def values_of(sample: Sample, image: int, spec: LabelSpec) -> np.ndarray:
-    """Return a label's value on each pixel of an image, NaN where there is none, [height, width]."""
-    value = sample.dataset.labels(sample.dataset.document(int(sample.indices[image])))[spec.name]
-    assert isinstance(value, PixelLabel)
-    return value.values
+def pixel_values(sample: Sample) -> Callable[[int, LabelSpec], np.ndarray]:
+    """Return what gives a label's value on each pixel of an image, NaN where there is none, [height, width].
+
+    Many things are asked of an image, and its labels may have to be drawn: those of the last images are kept.
+    """
+
+    @functools.lru_cache(maxsize=IMAGES_KEPT)
+    def labels(image: int) -> Mapping[str, Any]:
+        return sample.dataset.labels(sample.dataset.document(int(sample.indices[image])))
+
+    def values(image: int, spec: LabelSpec) -> np.ndarray:
+        value = labels(image)[spec.name]
+        assert isinstance(value, PixelLabel)
+        return value.values
+
+    return values
 
 
 def present(values: np.ndarray) -> list[int]:
