@@ -49,6 +49,7 @@ def test_a_job_that_ends_in_time_ends_nothing(tmp_path):
     with begun(tmp_path / "one", 0.2), begun(tmp_path / "other", 60):
         pass
     time.sleep(0.3)
+    assert not list(tmp_path.iterdir())  # and this process is still there
 
 
 def test_one_that_runs_alone_waits_for_the_others_and_they_for_it():
